@@ -1,7 +1,8 @@
 """What a store can do: the whole conversation with the database, in the words of the domain.
 
-Every verb is plural (one is a list of one) and takes the open transaction first. Verbs are plain data and SQL:
-they call no user code, and running one twice does no harm, because the answer to a COMMIT can be lost:
+Every verb is plural (one is a list of one): it takes the open transaction and a list, and gives an answer for each
+element, in order. So a round can serve a hundred callers with one statement. Verbs are plain data and SQL: they
+call no user code, and running one twice does no harm, because the answer to a COMMIT can be lost:
 
 * new rows are keyed by ids that the caller made, steps by (run, name, occurrence);
 * what a lease holder writes is *fenced*: it counts only while `generation` and `lease_owner` are still its own;
@@ -34,6 +35,38 @@ class Lease(NamedTuple):
     run_id: str
     generation: int
     owner: str
+
+
+class Renewal(NamedTuple):
+    """Extend this lease to now + `duration` microseconds."""
+
+    lease: Lease
+    duration: int
+
+
+class StepSave(NamedTuple):
+    """A checkpoint by the holder of the run's lease.
+
+    `moved_on` is set on the first one after a crash: the run's crash counter goes back to zero.
+    """
+
+    owner: str
+    step: StepRow
+    moved_on: bool = False
+
+
+class LogSave(NamedTuple):
+    """A log line by the holder of the run's lease."""
+
+    owner: str
+    line: LogRow
+
+
+class ProgressSave(NamedTuple):
+    """Progress by the holder of the run's lease."""
+
+    owner: str
+    row: ProgressRow
 
 
 class Triggered(NamedTuple):
@@ -163,6 +196,10 @@ class Store(ABC):
     def close(self) -> None:
         """Remove what belongs to this process only (the file of a temporary database)."""
 
+    def translate(self, error: BaseException) -> BaseException:
+        """What a driver's error means in our words; errors that are not the driver's come back as they are."""
+        return error
+
     # -- schema ------------------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -183,23 +220,22 @@ class Store(ABC):
     # -- writes: fenced ----------------------------------------------------------------------------------------
 
     @abstractmethod
-    def renew_leases(self, tx: Tx, leases: Sequence[Lease], duration: int) -> list[bool]:
-        """Extend leases to now + `duration` µs; False where the lease is lost or already over."""
+    def renew_leases(self, tx: Tx, renewals: Sequence[Renewal]) -> list[bool]:
+        """Extend leases; False where one is lost or has already run out."""
 
     @abstractmethod
-    def save_logs(self, tx: Tx, owner: str, lines: Sequence[LogRow]) -> None:
-        """Append log lines of runs that `owner` still holds; others are dropped."""
+    def save_logs(self, tx: Tx, lines: Sequence[LogSave]) -> list[None]:
+        """Append log lines; those of runs that are no longer held are dropped."""
 
     @abstractmethod
-    def save_progress(self, tx: Tx, owner: str, rows: Sequence[ProgressRow]) -> None:
-        """Keep the progress of runs that `owner` still holds; others are dropped."""
+    def save_progress(self, tx: Tx, rows: Sequence[ProgressSave]) -> list[None]:
+        """Keep the progress of runs, the last one of each; of runs that are no longer held it is dropped."""
 
     @abstractmethod
-    def save_steps(self, tx: Tx, owner: str, steps: Sequence[StepRow], moved_on: Sequence[Lease]) -> list[bool]:
-        """Save checkpoints; False where the lease was lost or the step had been saved by another execution.
+    def save_steps(self, tx: Tx, saves: Sequence[StepSave]) -> list[bool]:
+        """Save checkpoints; False where the lease was lost or another execution has saved the step.
 
-        A failed step may be replaced by a later attempt of its run, a completed one never. The crash counters of
-        the runs in `moved_on` go back to zero: they made progress.
+        A failed step may be replaced by a later attempt of its run, a completed one never.
         """
 
     @abstractmethod
@@ -209,32 +245,32 @@ class Store(ABC):
     # -- writes: guarded ---------------------------------------------------------------------------------------
 
     @abstractmethod
-    def trigger(self, tx: Tx, runs: Sequence[NewRun]) -> list[Triggered]:
-        """Write runs. One whose idempotency key is taken gives the run that has it."""
-
-    @abstractmethod
     def cancel(self, tx: Tx, run_ids: Sequence[str]) -> list[Cancelled]:
         """Cancel runs that have not ended."""
 
     @abstractmethod
-    def expire(self, tx: Tx, sweep: Sweep) -> list[RunRow]:
+    def trigger(self, tx: Tx, runs: Sequence[NewRun]) -> list[Triggered]:
+        """Write runs. One whose idempotency key is taken gives the run that has it."""
+
+    @abstractmethod
+    def expire(self, tx: Tx, sweeps: Sequence[Sweep]) -> list[list[RunRow]]:
         """Take back leases that ran out: to pending, or failed after too many crashes. The rows as they are now."""
 
     @abstractmethod
-    def recall(self, tx: Tx, recall: Recall) -> int:
+    def recall(self, tx: Tx, recalls: Sequence[Recall]) -> list[int]:
         """Put back to pending what was leased to a worker that doesn't know of it; how many."""
 
     @abstractmethod
-    def claim(self, tx: Tx, order: ClaimOrder) -> Claimed:
+    def claim(self, tx: Tx, orders: Sequence[ClaimOrder]) -> list[Claimed]:
         """Lease pending runs whose time has come: highest priority first, then oldest `run_at`, then id."""
 
     @abstractmethod
-    def report_worker(self, tx: Tx, worker: WorkerRow) -> None:
-        """Say that a worker is alive."""
+    def report_workers(self, tx: Tx, workers: Sequence[WorkerRow]) -> list[None]:
+        """Say that workers are alive."""
 
     @abstractmethod
-    def dismiss_worker(self, tx: Tx, worker_id: str) -> None:
-        """Say that a worker has stopped."""
+    def dismiss_workers(self, tx: Tx, worker_ids: Sequence[str]) -> list[None]:
+        """Say that workers have stopped."""
 
     # -- reads -------------------------------------------------------------------------------------------------
 
@@ -243,15 +279,11 @@ class Store(ABC):
         """Runs, newest first."""
 
     @abstractmethod
-    def find_steps(
-        self, connection: Any, run_id: str, *, first: int = 0, until: int | None = None
-    ) -> list[StepRow]:
+    def find_steps(self, connection: Any, run_id: str, *, first: int = 0, until: int | None = None) -> list[StepRow]:
         """Saved steps with first <= position < until, in order of position."""
 
     @abstractmethod
-    def find_logs(
-        self, connection: Any, run_id: str, *, after: int = 0, limit: int | None = None
-    ) -> list[LogRow]:
+    def find_logs(self, connection: Any, run_id: str, *, after: int = 0, limit: int | None = None) -> list[LogRow]:
         """Log lines with id > after, in order of writing."""
 
     @abstractmethod

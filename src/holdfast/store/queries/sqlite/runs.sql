@@ -1,0 +1,158 @@
+-- One statement per verb and round: each takes all rows of the round as one JSON array of arrays (?1).
+-- `cross join` keeps SQLite from turning the loop around: the array is always the outer one.
+
+-- name: insert_runs
+-- Runs that are not there yet: neither by their id nor by their idempotency key.
+insert into holdfast_runs (
+  id, job_name, input, queue, priority, run_at, due, idempotency_key, concurrency_key, labels, tenant, codec, trace,
+  status, created_at, updated_at)
+select
+  value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 5 <= ?2, value ->> 6,
+  value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11,
+  'pending', ?2, ?2
+from json_each(?1)
+where true
+on conflict do nothing
+returning id;
+
+-- name: insert_labels
+insert into holdfast_labels (key, value, run_id)
+select label.key, label.value, run.value
+from json_each(?1) as run
+cross join holdfast_runs as r on r.id = run.value
+cross join json_each(r.labels) as label
+where true
+on conflict do nothing;
+
+-- name: find_triggered
+-- The runs that stood in the way of an insertion: by id (written before, its answer was lost) or by idempotency key.
+select e.key, {columns}
+from json_each(?1) as e
+cross join holdfast_runs as r on r.id = e.value ->> 0
+union all
+select e.key, {columns}
+from json_each(?1) as e
+cross join holdfast_runs as r
+  on r.tenant = e.value ->> 9 and r.job_name = e.value ->> 1 and r.idempotency_key = e.value ->> 6
+where r.id <> e.value ->> 0;
+
+-- name: next_due
+-- When the next delayed run wants to start.
+select run_at from holdfast_runs where status = 'pending' and due = 0 order by run_at limit 1;
+
+-- name: promote
+-- Delayed runs whose time has come. Bounded, so that a million due at midnight do not stop everybody else.
+update holdfast_runs set due = 1
+where rowid in (
+  select rowid from holdfast_runs
+  where status = 'pending' and due = 0 and run_at <= ?1
+  order by run_at limit ?2);
+
+-- name: claim
+-- The first ?2 in claim order of each job in each queue (?1), and the first ?2 of those.
+update holdfast_runs set
+  status = 'leased', lease_owner = ?3, lease_expires_at = ?4 + ?5, generation = generation + 1,
+  started_at = coalesce(started_at, ?4), updated_at = ?4
+where rowid in (
+  select c.rowid
+  from json_each(?1) as job
+  cross join holdfast_runs as c on c.rowid in (
+    select p.rowid from holdfast_runs as p
+    where p.status = 'pending' and p.due = 1 and p.queue = job.value ->> 0 and p.job_name = job.value ->> 1
+    order by p.priority desc, p.run_at, p.id limit ?2)
+  order by c.priority desc, c.run_at, c.id limit ?2)
+returning {bare_columns};
+
+-- name: has_claimable
+select exists (
+  select 1 from json_each(?1) as job
+  cross join holdfast_runs as p
+  where p.status = 'pending' and p.due = 1 and p.queue = job.value ->> 0 and p.job_name = job.value ->> 1)
+or exists (select 1 from holdfast_runs where status = 'pending' and due = 0 and run_at <= ?2);
+
+-- name: finish
+-- Fenced: only while generation and owner are still the holder's own.
+update holdfast_runs as r set
+  status = e.value ->> 3, lease_owner = null, lease_expires_at = null, updated_at = ?2,
+  completed_at = iif(e.value ->> 4, ?2, null),
+  output = e.value ->> 5, error = e.value ->> 6, error_type = e.value ->> 7,
+  attempt = r.attempt + (e.value ->> 8),
+  run_at = iif(e.value ->> 9 > 0, ?2 + (e.value ->> 9), r.run_at),
+  due = iif(e.value ->> 9 > 0, 0, r.due)
+from json_each(?1) as e
+where r.id = e.value ->> 0 and r.generation = e.value ->> 1 and r.lease_owner = e.value ->> 2
+returning id;
+
+-- name: states
+select r.id, r.generation, r.status, r.lease_owner
+from json_each(?1) as e
+cross join holdfast_runs as r on r.id = e.value;
+
+-- name: cancel
+-- Guarded by status; the holder of a lease finds its generation gone.
+update holdfast_runs set
+  status = 'cancelled', generation = generation + 1, lease_owner = null, lease_expires_at = null,
+  waiting_for = null, completed_at = ?2, updated_at = ?2
+where id in (select value from json_each(?1)) and status in ('pending', 'leased', 'waiting')
+returning id;
+
+-- name: expire
+-- Leases that ran out. After ?2 in a row without progress the run is given up.
+update holdfast_runs set
+  status = iif(crashes + 1 >= ?2, 'failed', 'pending'),
+  error = iif(crashes + 1 >= ?2,
+              'The worker died ' || (crashes + 1) || ' times in a row while executing this run, without progress', null),
+  error_type = iif(crashes + 1 >= ?2, 'WorkerCrashed', null),
+  completed_at = iif(crashes + 1 >= ?2, ?1, null),
+  generation = generation + 1, crashes = crashes + 1, lease_owner = null, lease_expires_at = null, updated_at = ?1
+where rowid in (
+  select rowid from holdfast_runs
+  where status = 'leased' and lease_expires_at <= ?1
+  order by lease_expires_at limit ?3)
+returning {bare_columns};
+
+-- name: recall
+-- What is leased to ?1 but is not among the runs (?2) that it knows of: the answer to its claim was lost.
+update holdfast_runs set
+  status = 'pending', generation = generation + 1, lease_owner = null, lease_expires_at = null, updated_at = ?3
+where status = 'leased' and lease_owner = ?1 and id not in (select value from json_each(?2));
+
+-- name: renew_leases
+-- Fenced, and never after the lease has run out: somebody may be about to take it.
+update holdfast_runs as r set lease_expires_at = ?2 + (e.value ->> 3)
+from json_each(?1) as e
+where r.id = e.value ->> 0 and r.generation = e.value ->> 1 and r.lease_owner = e.value ->> 2
+  and r.lease_expires_at > ?2
+returning id;
+
+-- name: lost_leases
+select e.value ->> 0, coalesce(r.status, 'gone')
+from json_each(?1) as e
+left join holdfast_runs as r on r.id = e.value ->> 0
+where r.id is null or r.generation <> e.value ->> 1 or r.lease_owner is not e.value ->> 2;
+
+-- name: move_on
+-- A checkpoint was saved: the crashes in a row are over.
+update holdfast_runs set crashes = 0 where id in (select value from json_each(?1)) and crashes > 0;
+
+-- name: save_progress
+insert into holdfast_progress (run_id, progress, updated_at)
+select e.value ->> 0, e.value ->> 3, ?2
+from json_each(?1) as e
+cross join holdfast_runs as r
+  on r.id = e.value ->> 0 and r.generation = e.value ->> 1 and r.lease_owner = e.value ->> 2
+where true
+on conflict (run_id) do update set progress = excluded.progress, updated_at = excluded.updated_at;
+
+-- name: report_workers
+insert into holdfast_workers (id, host, pid, started_at, seen_at, jobs, queues, version)
+select value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7
+from json_each(?1)
+where true
+on conflict (id) do update set seen_at = excluded.seen_at, jobs = excluded.jobs, queues = excluded.queues;
+
+-- name: dismiss_workers
+delete from holdfast_workers where id in (select value from json_each(?1));
+
+-- name: find_workers
+select id, host, pid, started_at, seen_at, jobs, queues, version from holdfast_workers order by seen_at desc, id;

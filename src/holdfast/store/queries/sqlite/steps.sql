@@ -1,0 +1,57 @@
+-- name: save_steps
+-- Fenced. A completed step is never written again; a failed one only by a later attempt of its run.
+insert into holdfast_steps (
+  run_id, name, occurrence, position, status, attempt, generation, fingerprint, output, error, started_at, completed_at)
+select
+  e.value ->> 1, e.value ->> 2, e.value ->> 3, e.value ->> 4, e.value ->> 5, e.value ->> 6, e.value ->> 7,
+  e.value ->> 8, e.value ->> 9, e.value ->> 10, e.value ->> 11, e.value ->> 12
+from json_each(?1) as e
+cross join holdfast_runs as r
+  on r.id = e.value ->> 1 and r.generation = e.value ->> 7 and r.lease_owner = e.value ->> 0
+where true
+on conflict (run_id, name, occurrence) do update set
+  position = excluded.position, status = excluded.status, attempt = excluded.attempt,
+  generation = excluded.generation, fingerprint = excluded.fingerprint, output = excluded.output,
+  error = excluded.error, started_at = excluded.started_at, completed_at = excluded.completed_at
+  where holdfast_steps.status = 'failed' and holdfast_steps.attempt < excluded.attempt
+returning run_id, name, occurrence;
+
+-- name: saved_steps
+-- Which of these steps stand as this very execution wrote them (the answer to the first writing was lost).
+select s.run_id, s.name, s.occurrence
+from json_each(?1) as e
+cross join holdfast_steps as s
+  on s.run_id = e.value ->> 1 and s.name = e.value ->> 2 and s.occurrence = e.value ->> 3
+  and s.generation = e.value ->> 7 and s.status = e.value ->> 5 and s.started_at = e.value ->> 11
+cross join holdfast_runs as r
+  on r.id = s.run_id and r.generation = e.value ->> 7 and r.lease_owner = e.value ->> 0;
+
+-- name: first_steps
+-- The first page of saved steps of several runs.
+select s.run_id, s.name, s.occurrence, s.position, s.status, s.attempt, s.generation, s.fingerprint,
+  s.output, s.error, s.started_at, s.completed_at
+from json_each(?1) as e
+cross join holdfast_steps as s on s.run_id = e.value and s.position < ?2
+order by s.run_id, s.position;
+
+-- name: find_steps
+select run_id, name, occurrence, position, status, attempt, generation, fingerprint,
+  output, error, started_at, completed_at
+from holdfast_steps
+where run_id = ?1 and position >= ?2 and position < ?3
+order by position, started_at, name, occurrence;
+
+-- name: save_logs
+-- Fenced.
+insert into holdfast_logs (run_id, generation, step_name, level, message, data, created_at)
+select e.value ->> 0, e.value ->> 1, e.value ->> 3, e.value ->> 4, e.value ->> 5, e.value ->> 6, e.value ->> 7
+from json_each(?1) as e
+cross join holdfast_runs as r
+  on r.id = e.value ->> 0 and r.generation = e.value ->> 1 and r.lease_owner = e.value ->> 2
+order by e.key;
+
+-- name: find_logs
+select id, run_id, generation, step_name, level, message, data, created_at
+from holdfast_logs
+where run_id = ?1 and id > ?2
+order by id limit ?3;
