@@ -70,3 +70,8 @@ def to_datetime(micros: int | None) -> datetime | None:
 def from_datetime(when: datetime) -> int:
     """Microseconds since 1970 of an aware datetime; a naive one is taken as local time, as Python does."""
     return (when.astimezone(UTC) - _EPOCH) // timedelta(microseconds=1)
+
+
+def give_way() -> None:
+    """Let another thread have the interpreter for a moment: a sleep of 50 µs really releases it, `sleep(0)` may not."""
+    time.sleep(50e-6)

@@ -27,7 +27,7 @@ The docstring of a class is its default message. `status` is the HTTP status tha
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 
 class HoldfastError(Exception):
@@ -141,14 +141,19 @@ class NotKept(HoldfastError):
     """A value would not come back from the database as it went in, so it was not saved."""
 
     def __init__(
-        self, reason: str, *, what: str = "value", path: str = "$", before: Any = None, after: Any = None
+        self, reason: str, what: str = "value", path: str = "$", before: object = None, after: object = None
     ) -> None:
-        super().__init__(f"{what}: {path}: {reason}")
-        self.what = what
-        self.path = path
-        self.reason = reason
-        self.before = before
-        self.after = after
+        # All of it in `args`, as text: this error is saved as the failure of its step and raised again on replay.
+        self.reason, self.what, self.path = reason, what, path
+        self.before, self.after = _short(before), _short(after)
+        Exception.__init__(self, reason, what, path, self.before, self.after)
+
+    @property
+    def message(self) -> str:
+        return str(self)
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.path}: {self.reason}"
 
 
 class AmbiguousStep(HoldfastError):
@@ -185,3 +190,12 @@ class TimedOut(Exception):
 
 class CancelRun(Exception):
     """Raise it in a job: end the run as cancelled."""
+
+
+def _short(value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    try:
+        return repr(value)[:200]
+    except Exception:
+        return f"<{type(value).__name__}>"

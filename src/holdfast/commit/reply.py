@@ -1,0 +1,213 @@
+"""A reply: what every verb gives back. Await it in async code, or call `.wait()` in sync code.
+
+One class for both worlds. It is a slot that is filled once, by any thread, and asked any number of times, from any
+loop or thread. A whole round is answered with one wake-up per event loop, however many replies it holds: waking a
+loop costs a system call, and doing it per reply costs more than the rest of the engine.
+
+(This sits on the floor of the commit line, not beside the app, because a ticket in the line *is* a reply.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Generator, Iterable
+from typing import Any, Generic, TypeAlias, TypeVar, cast
+
+from ..basis.errors import WouldDeadlock
+
+T = TypeVar("T")
+Answer: TypeAlias = "tuple[Reply[Any], Any, BaseException | None]"
+
+_log = logging.getLogger("holdfast")
+_running_loop = asyncio._get_running_loop
+
+# One lock for all replies: it is held for a few bytecodes and never while calling anything. Re-entrant, because a
+# garbage collection in between may run __del__, which logs, and a log handler may use a reply.
+_lock = threading.RLock()
+
+_place = threading.local()
+
+
+class no_waiting:
+    """While this is entered, `.wait()` is refused in this thread: it would block what the reply depends on."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def __enter__(self) -> None:
+        self.outer = getattr(_place, "where", None)
+        _place.where = self.where
+
+    def __exit__(self, *_: object) -> None:
+        _place.where = self.outer
+
+
+class Reply(Generic[T]):
+    """The answer to something that was asked of the database, now or soon.
+
+    A write is under way before you get its reply, and goes on whether or not you wait; cancelling an await, or a
+    `wait` that times out, leaves it alone. A failed reply that nobody asks for is logged.
+    """
+
+    __slots__ = ("__weakref__", "_asked", "_convert", "_error", "_value", "_waiters", "_what")
+
+    def __init__(self, what: str = "reply", convert: Callable[[Any], T] | None = None) -> None:
+        self._what = what
+        # Applied by whoever asks first, in its own thread: decoding is not the writing thread's work.
+        self._convert = convert
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._waiters: list[Callable[[], None] | _LoopWaiter] | None = []  # None once answered
+        self._asked = False
+
+    def done(self) -> bool:
+        """Whether the answer is there."""
+        return self._waiters is None
+
+    def __await__(self) -> Generator[Any, None, T]:
+        self._ask()
+        if self._waiters is not None:
+            waiter = _LoopWaiter(asyncio.get_running_loop())
+            if self._subscribe(waiter):
+                try:
+                    yield from waiter.future
+                finally:
+                    self._unsubscribe(waiter)
+        return self._take()
+
+    def wait(self, timeout: float | None = None) -> T:
+        """Block this thread until the answer is there; `TimeoutError` after `timeout` seconds.
+
+        Refused (`WouldDeadlock`) where it would block what it waits for: in an event loop's own thread, in a
+        listener, a codec or `__del__`.
+        """
+        if self._waiters is not None:
+            self._refuse_to_block()
+        self._ask()
+        if self._waiters is not None:
+            gate = threading.Lock()
+            gate.acquire()
+            if self._subscribe(gate.release) and not gate.acquire(timeout=-1 if timeout is None else timeout):
+                self._unsubscribe(gate.release)
+                if self._waiters is not None:
+                    raise TimeoutError(f"{self._what}: no answer within {timeout} s. The work itself goes on.")
+        return self._take()
+
+    def _refuse_to_block(self) -> None:
+        if _running_loop() is not None:
+            raise WouldDeadlock(f"{self._what}: .wait() would block the event loop of this thread. Use `await`.")
+        if (where := getattr(_place, "where", None)) is not None:
+            raise WouldDeadlock(f"{self._what}: .wait() is not possible in {where}: it would wait for itself.")
+
+    def _ask(self) -> None:
+        """Somebody wants the answer. Reads and waits start here (see `LazyReply`)."""
+        self._asked = True
+
+    def _take(self) -> T:
+        if self._error is not None:
+            # Without this the traceback would grow with every await.
+            raise self._error.with_traceback(None)
+        if (convert := self._convert) is not None:
+            try:
+                self._value = convert(self._value)
+            except Exception as error:
+                self._error = error
+                raise
+            finally:
+                self._convert = None
+        return cast("T", self._value)
+
+    def _settle(self, value: Any, error: BaseException | None) -> list[Callable[[], None] | _LoopWaiter]:
+        with _lock:
+            waiters = self._waiters
+            if waiters is None:
+                return []
+            self._value, self._error, self._waiters = value, error, None
+        return waiters
+
+    def _subscribe(self, waiter: Callable[[], None] | _LoopWaiter) -> bool:
+        with _lock:
+            if self._waiters is None:
+                return False
+            self._waiters.append(waiter)
+            return True
+
+    def _unsubscribe(self, waiter: Callable[[], None] | _LoopWaiter) -> None:
+        with _lock:
+            if self._waiters is not None and waiter in self._waiters:
+                self._waiters.remove(waiter)
+
+    def __del__(self) -> None:
+        try:
+            if self._error is not None and not self._asked:
+                _log.error("%s failed, and nobody asked: %r", self._what, self._error)
+        except Exception:  # pragma: no cover - the interpreter is going away, and logging with it
+            pass
+
+    def __repr__(self) -> str:
+        state = "pending" if self._waiters is not None else repr(self._error or self._value)
+        return f"<Reply {self._what}: {state}>"
+
+
+class LazyReply(Reply[T]):
+    """A reply that starts when it is first asked: reads, waits and everything else that is no write."""
+
+    __slots__ = ("_start",)
+
+    def __init__(self, what: str, start: Callable[[Reply[T]], None], convert: Callable[[Any], T] | None = None) -> None:
+        super().__init__(what, convert)
+        self._start: Callable[[Reply[T]], None] | None = start
+
+    def _ask(self) -> None:
+        self._asked = True
+        with _lock:
+            start, self._start = self._start, None
+        if start is not None:
+            try:
+                start(self)
+            except Exception as error:
+                answer([(self, None, error)])
+
+
+class _LoopWaiter:
+    """Where a task waits in its loop."""
+
+    __slots__ = ("future", "loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.future: asyncio.Future[None] = loop.create_future()
+
+
+def _wake(waiters: list[_LoopWaiter]) -> None:
+    for waiter in waiters:
+        if not waiter.future.done():
+            waiter.future.set_result(None)
+
+
+def answer(answers: Iterable[Answer]) -> None:
+    """Fill replies and wake who waits for them. Any thread; a reply that was answered before stays as it is."""
+    loops: dict[asyncio.AbstractEventLoop, list[_LoopWaiter]] = {}
+    for reply, value, error in answers:
+        for waiter in reply._settle(value, error):
+            if isinstance(waiter, _LoopWaiter):
+                loops.setdefault(waiter.loop, []).append(waiter)
+            else:
+                waiter()
+    for loop, waiters in loops.items():
+        if loop is _running_loop():
+            _wake(waiters)
+            continue
+        try:
+            loop.call_soon_threadsafe(_wake, waiters)
+        except RuntimeError:
+            pass  # the loop is closed: nobody is left to tell
+
+
+def answered(value: T, what: str = "reply") -> Reply[T]:
+    """A reply whose answer is already known."""
+    reply: Reply[T] = Reply(what)
+    reply._settle(value, None)
+    return reply
