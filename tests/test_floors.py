@@ -170,9 +170,7 @@ def _chance(tree: ast.Module) -> Iterator[tuple[int, str]]:
             if name.split(".")[0] in CHANCE - {"time"} or ".".join(name.split(".")[-2:]) in CALLS_OF_CHANCE:
                 yield node.lineno, f"uses {name}: take the clock or the ids as an argument"
             # `time` is also a fine name for a value: only the module's own functions count.
-            elif re.fullmatch(
-                r"time\.(time|monotonic|perf_counter|process_time|sleep|clock_gettime)(_ns)?", name
-            ):
+            elif re.fullmatch(r"time\.(time|monotonic|perf_counter|process_time|sleep|clock_gettime)(_ns)?", name):
                 yield node.lineno, f"uses {name}: take the clock as an argument"
 
 
@@ -202,9 +200,7 @@ def violations(source: Path) -> list[str]:
             kept += _chance(tree)
         vague = {part.strip("_") for part in module.split(".")} & VAGUE_NAMES
         if vague:
-            kept.append(
-                (1, f"{', '.join(sorted(vague))} says nothing: name the module after what it is about")
-            )
+            kept.append((1, f"{', '.join(sorted(vague))} says nothing: name the module after what it is about"))
         found += [f"{name}:{line}: {what}" for line, what in kept]
     found += [
         f"{path.relative_to(source).as_posix()}:1: a file of SQL outside store/"

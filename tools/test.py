@@ -141,9 +141,7 @@ def main() -> int:
     failed = sum(result.failed for result in results)
     skipped = sum(result.skipped for result in results)
     if not well_covered:
-        print(
-            f"Branch coverage of {', '.join(COVERED)} could not be shown to be {COVERAGE_FLOOR} %: see above"
-        )
+        print(f"Branch coverage of {', '.join(COVERED)} could not be shown to be {COVERAGE_FLOOR} %: see above")
     print(f"{passed} passed, {failed} failed, {skipped} skipped", flush=True)
     return 0 if passed and not failed and well_covered else 1
 

@@ -250,7 +250,9 @@ class Store(ABC):
 
     @abstractmethod
     def trigger(self, tx: Tx, runs: Sequence[NewRun]) -> list[Triggered]:
-        """Write runs. One whose idempotency key is taken gives the run that has it."""
+        """Write runs. One that may not stand beside another gives that one: "idempotent" if it has the idempotency
+        key, "coalesced" if it is the never claimed run of the concurrency key.
+        """
 
     @abstractmethod
     def expire(self, tx: Tx, sweeps: Sequence[Sweep]) -> list[list[RunRow]]:

@@ -25,16 +25,23 @@ where true
 on conflict do nothing;
 
 -- name: find_triggered
--- The runs that stood in the way of an insertion: by id (written before, its answer was lost) or by idempotency key.
-select e.key, {columns}
+-- The runs that stood in the way of an insertion: by id (written before, its answer was lost), by idempotency key,
+-- or as the one of this concurrency key that was never claimed.
+select e.key, 'created' as disposition, {columns}
 from json_each(?1) as e
 cross join holdfast_runs as r on r.id = e.value ->> 0
 union all
-select e.key, {columns}
+select e.key, 'idempotent', {columns}
 from json_each(?1) as e
 cross join holdfast_runs as r
   on r.tenant = e.value ->> 9 and r.job_name = e.value ->> 1 and r.idempotency_key = e.value ->> 6
-where r.id <> e.value ->> 0;
+union all
+select e.key, 'coalesced', {columns}
+from json_each(?1) as e
+cross join holdfast_runs as r
+  on r.job_name = e.value ->> 1 and r.concurrency_key = e.value ->> 7
+  and r.status = 'pending' and r.generation = 0 and r.concurrency_key is not null
+order by disposition = 'created' desc, disposition = 'idempotent' desc;
 
 -- name: next_due
 -- When the next delayed run wants to start.
@@ -81,7 +88,7 @@ update holdfast_runs as r set
   due = iif(e.value ->> 9 > 0, 0, r.due)
 from json_each(?1) as e
 where r.id = e.value ->> 0 and r.generation = e.value ->> 1 and r.lease_owner = e.value ->> 2
-returning id;
+returning id, generation;
 
 -- name: states
 select r.id, r.generation, r.status, r.lease_owner
@@ -123,7 +130,7 @@ update holdfast_runs as r set lease_expires_at = ?2 + (e.value ->> 3)
 from json_each(?1) as e
 where r.id = e.value ->> 0 and r.generation = e.value ->> 1 and r.lease_owner = e.value ->> 2
   and r.lease_expires_at > ?2
-returning id;
+returning id, generation, lease_owner;
 
 -- name: lost_leases
 select e.value ->> 0, coalesce(r.status, 'gone')

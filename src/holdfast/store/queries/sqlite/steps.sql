@@ -14,11 +14,11 @@ on conflict (run_id, name, occurrence) do update set
   generation = excluded.generation, fingerprint = excluded.fingerprint, output = excluded.output,
   error = excluded.error, started_at = excluded.started_at, completed_at = excluded.completed_at
   where holdfast_steps.status = 'failed' and holdfast_steps.attempt < excluded.attempt
-returning run_id, name, occurrence;
+returning run_id, name, occurrence, generation;
 
 -- name: saved_steps
 -- Which of these steps stand as this very execution wrote them (the answer to the first writing was lost).
-select s.run_id, s.name, s.occurrence
+select e.value ->> 13
 from json_each(?1) as e
 cross join holdfast_steps as s
   on s.run_id = e.value ->> 1 and s.name = e.value ->> 2 and s.occurrence = e.value ->> 3
@@ -32,7 +32,7 @@ select s.run_id, s.name, s.occurrence, s.position, s.status, s.attempt, s.genera
   s.output, s.error, s.started_at, s.completed_at
 from json_each(?1) as e
 cross join holdfast_steps as s on s.run_id = e.value and s.position < ?2
-order by s.run_id, s.position;
+order by s.run_id, s.position, s.started_at, s.name, s.occurrence;
 
 -- name: find_steps
 select run_id, name, occurrence, position, status, attempt, generation, fingerprint,
@@ -42,12 +42,17 @@ where run_id = ?1 and position >= ?2 and position < ?3
 order by position, started_at, name, occurrence;
 
 -- name: save_logs
--- Fenced.
+-- Fenced. Lines have no key of their own: a round that may have been committed before (?2) leaves out what stands.
 insert into holdfast_logs (run_id, generation, step_name, level, message, data, created_at)
 select e.value ->> 0, e.value ->> 1, e.value ->> 3, e.value ->> 4, e.value ->> 5, e.value ->> 6, e.value ->> 7
 from json_each(?1) as e
 cross join holdfast_runs as r
   on r.id = e.value ->> 0 and r.generation = e.value ->> 1 and r.lease_owner = e.value ->> 2
+where not ?2 or not exists (
+  select 1 from holdfast_logs as l
+  where l.run_id = r.id and l.generation = e.value ->> 1 and l.created_at = e.value ->> 7
+    and l.step_name is e.value ->> 3 and l.level = e.value ->> 4 and l.message = e.value ->> 5
+    and l.data is e.value ->> 6)
 order by e.key;
 
 -- name: find_logs

@@ -1,0 +1,54 @@
+"""Text that every database can store.
+
+PostgreSQL refuses NUL in text, SQLite cuts `length()` at it, and no driver binds a lone surrogate. Values that
+hold such text are refused (see `values`); errors and log lines are cleaned here and never refused, because a run
+must reach its end whatever its error says.
+"""
+
+from __future__ import annotations
+
+import re
+
+#: 32 Ki characters: room for any message worth reading, and far below every limit of the databases.
+LONGEST = 32768
+
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+def clean(text: object, limit: int = LONGEST) -> str:
+    """The text of anything, storable and at most about `limit` characters long.
+
+    NUL and lone surrogates become U+FFFD. Never raises, whatever `__str__` of the object does.
+    """
+    written = _written(text)
+    rest = len(written) - limit
+    if rest > 0:
+        # Cut first: replacing keeps the length, and 10 MB of log need not be searched for 32 KiB of it.
+        written = f"{written[:limit]}… ({rest} more characters)"
+    return _UNSTORABLE.sub("\ufffd", written)
+
+
+def error_text(error: BaseException, limit: int = LONGEST) -> str:
+    """`ValueError: what it says`, storable; only the class name when it says nothing."""
+    name = clean(type(error).__qualname__, 200)
+    message = clean(error, limit)
+    return f"{name}: {message}" if message else name
+
+
+def storable(text: str) -> str | None:
+    """None when this text is stored exactly by every database, else why it is not."""
+    found = _UNSTORABLE.search(text)
+    if found is None:
+        return None
+    kind = "NUL character" if found[0] == "\0" else "lone surrogate"
+    return f"{kind} at position {found.start()}"
+
+
+def _written(text: object) -> str:
+    # `str.__str__` gives an exact str: a subclass may answer to slicing as it likes.
+    if isinstance(text, str):
+        return str.__str__(text)
+    try:
+        return str.__str__(str(text))
+    except Exception:
+        return f"<unprintable {type(text).__name__}>"

@@ -1,0 +1,184 @@
+-- The tables as they are today, for new databases: what all numbered migrations together come to.
+-- All times are microseconds since 1970 (UTC). Payloads (input, output, value) are encoded text.
+
+create table holdfast_meta (
+  key text primary key,  -- database_id: a random name, made once
+  value text not null
+) strict, without rowid;
+
+create table holdfast_migrations (
+  number integer primary key,
+  name text not null,
+  applied_at integer not null
+) strict;
+
+create table holdfast_runs (
+  id text primary key,  -- time-ordered, made by whoever triggers
+  job_name text not null,
+  status text not null
+    check (status in ('pending', 'leased', 'waiting',
+                      'completed', 'failed', 'timed_out', 'finalize_failed', 'cancelled')),
+  queue text not null default 'default',
+  priority integer not null default 0,  -- higher first
+  run_at integer not null,  -- not before
+  due integer not null check (due in (0, 1)),  -- 1 once run_at was seen to have come: keeps the future out of claims
+  generation integer not null default 0 check (generation >= 0),  -- fencing number
+  attempt integer not null default 0 check (attempt >= 0),  -- +1 by a retry
+  crashes integer not null default 0 check (crashes >= 0),  -- leases lost in a row without progress
+  lease_owner text,
+  lease_expires_at integer,
+  created_at integer not null,
+  updated_at integer not null,
+  started_at integer,  -- first claim
+  completed_at integer,  -- end, however it ended
+  timeout integer,  -- microseconds of running time of one attempt
+  retry text,  -- JSON, where it differs from the job's
+  deadline_at integer,
+  parent_id text,
+  root_id text,
+  child_index integer,
+  is_finalize integer not null default 0 check (is_finalize in (0, 1)),
+  children_left integer not null default 0 check (children_left >= 0),
+  waiting_for text,  -- children | finalize | signal | timer | child
+  tree_cancelled integer not null default 0 check (tree_cancelled in (0, 1)),
+  idempotency_key text,
+  concurrency_key text,
+  tenant text not null default '',
+  labels text not null default '{}',  -- JSON, a copy of holdfast_labels for reading
+  codec text,  -- which codec wrote the payloads; null: none
+  trace text,  -- W3C trace context of the trigger
+  input text not null,
+  output text,
+  error text,  -- message, cleaned
+  error_type text,
+  check ((status = 'leased') = (lease_owner is not null)),
+  check ((status = 'leased') = (lease_expires_at is not null)),
+  check ((completed_at is not null)
+         = (status in ('completed', 'failed', 'timed_out', 'finalize_failed', 'cancelled')))
+) strict;
+
+-- What a claim reads, in its order. Partial, so that the finished millions cost nothing.
+create index holdfast_runs_claimable on holdfast_runs (queue, job_name, priority desc, run_at, id)
+  where status = 'pending' and due = 1;
+-- Pending runs whose time has not come.
+create index holdfast_runs_delayed on holdfast_runs (run_at)
+  where status = 'pending' and due = 0;
+create index holdfast_runs_leases on holdfast_runs (lease_expires_at)
+  where status = 'leased';
+create index holdfast_runs_waiting on holdfast_runs (deadline_at)
+  where status = 'waiting';
+-- A run that went wrong must be found quickly among millions that did not.
+create index holdfast_runs_errored on holdfast_runs (status, id)
+  where status in ('failed', 'timed_out', 'finalize_failed', 'cancelled');
+create index holdfast_runs_by_job on holdfast_runs (job_name, id);
+create index holdfast_runs_by_parent on holdfast_runs (parent_id, child_index)
+  where parent_id is not null;
+create index holdfast_runs_by_root on holdfast_runs (root_id, id)
+  where root_id is not null;
+create unique index holdfast_runs_idempotency on holdfast_runs (tenant, job_name, idempotency_key)
+  where idempotency_key is not null;
+-- At most one that was never claimed, per job and key; retried and expired runs keep their place beside it.
+create unique index holdfast_runs_first_in_line on holdfast_runs (job_name, concurrency_key)
+  where status = 'pending' and generation = 0 and concurrency_key is not null;
+create index holdfast_runs_by_key on holdfast_runs (concurrency_key, priority desc, run_at, id)
+  where status = 'pending' and due = 1 and concurrency_key is not null;
+
+create table holdfast_labels (
+  key text not null,
+  value text not null,
+  run_id text not null,
+  primary key (key, value, run_id)
+) strict, without rowid;
+
+create table holdfast_progress (  -- apart from the run, whose row may be large
+  run_id text primary key,
+  progress text not null,  -- JSON: current, total, message
+  updated_at integer not null
+) strict, without rowid;
+
+create table holdfast_steps (
+  run_id text not null,
+  name text not null,
+  occurrence integer not null check (occurrence >= 0),  -- of the name, within its branch
+  position integer not null check (position >= 0),  -- order of starting in the execution that saved it
+  kind text not null default 'step',
+  status text not null check (status in ('completed', 'failed')),
+  attempt integer not null,  -- of the run, when it was saved
+  generation integer not null,  -- of the lease that saved it
+  fingerprint text,  -- of function and arguments
+  output text,
+  error text,  -- JSON: type, message, args, traceback
+  started_at integer not null,
+  completed_at integer not null,
+  primary key (run_id, name, occurrence)
+) strict, without rowid;
+create index holdfast_steps_by_position on holdfast_steps (run_id, position);
+
+create table holdfast_step_attempts (
+  run_id text not null,
+  name text not null,
+  occurrence integer not null,
+  number integer not null,  -- of the step, from 0
+  generation integer not null,
+  started_at integer not null,
+  ended_at integer,
+  error text,
+  primary key (run_id, name, occurrence, number)
+) strict, without rowid;
+
+create table holdfast_logs (
+  id integer primary key,
+  run_id text not null,
+  generation integer not null,
+  step_name text,
+  level text not null check (level in ('debug', 'info', 'warning', 'error')),
+  message text not null,
+  data text,
+  created_at integer not null
+) strict;
+create index holdfast_logs_by_run on holdfast_logs (run_id, id);
+
+create table holdfast_waits (
+  run_id text not null,
+  key text not null,  -- of the step that waits
+  kind text not null check (kind in ('timer', 'signal', 'child', 'children', 'finalize')),
+  until integer,
+  signal_name text,
+  child_id text,
+  created_at integer not null,
+  primary key (run_id, key)
+) strict, without rowid;
+create index holdfast_waits_until on holdfast_waits (until) where until is not null;
+create index holdfast_waits_child on holdfast_waits (child_id) where child_id is not null;
+
+create table holdfast_signals (
+  id text primary key,
+  run_id text not null,
+  name text not null,
+  key text,  -- makes sending twice safe
+  value text,
+  created_at integer not null,
+  consumed_by text  -- key of the step that took it
+) strict, without rowid;
+create index holdfast_signals_unread on holdfast_signals (run_id, name, id) where consumed_by is null;
+create unique index holdfast_signals_key on holdfast_signals (run_id, name, key) where key is not null;
+
+create table holdfast_keys (  -- counters of concurrency keys and job limits
+  key text primary key,
+  kind text not null check (kind in ('key', 'job')),
+  allowed integer not null default 1,
+  leased integer not null default 0,
+  pending integer not null default 0
+) strict, without rowid;
+create index holdfast_keys_free on holdfast_keys (kind, key) where leased < allowed and pending > 0;
+
+create table holdfast_workers (
+  id text primary key,  -- random, made at each start of a process
+  host text not null,
+  pid integer not null,
+  started_at integer not null,
+  seen_at integer not null,
+  jobs text not null,  -- JSON
+  queues text not null,  -- JSON
+  version text not null
+) strict, without rowid;

@@ -1,0 +1,1 @@
+"""What `holdfast.testing.store.StoreContract` is made of: one file per group of promises."""
