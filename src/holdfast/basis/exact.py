@@ -60,10 +60,8 @@ def difference(before: Any, after: Any, opaque: list[Any]) -> Difference | None:
         return _items(before, after, opaque)
     if kind is dict:
         return _pairs(before, after, opaque)
-    if kind is float or kind is Decimal:
+    if kind is float or kind is Decimal or kind is complex:
         # By text: -0.0 is not 0.0, Decimal("1.0") not Decimal("1.00"), and nan is nan.
-        return None if before == after != 0 or str(before) == str(after) else _changed(before, after)
-    if kind is complex:
         return None if repr(before) == repr(after) else _changed(before, after)
     if kind is datetime or kind is time:
         return None if _same_moment(before, after) else _changed(before, after)

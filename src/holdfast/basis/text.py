@@ -8,6 +8,7 @@ must reach its end whatever its error says.
 from __future__ import annotations
 
 import re
+from typing import cast
 
 #: 32 Ki characters: room for any message worth reading, and far below every limit of the databases.
 LONGEST = 32768
@@ -46,8 +47,9 @@ def storable(text: str) -> str | None:
 
 def _written(text: object) -> str:
     # `str.__str__` gives an exact str: a subclass may answer to slicing as it likes.
-    if isinstance(text, str):
-        return str.__str__(text)
+    # Not isinstance: it asks the object for its `__class__`, which may be a property that raises.
+    if issubclass(type(text), str):
+        return str.__str__(cast("str", text))
     try:
         return str.__str__(str(text))
     except Exception:

@@ -139,9 +139,15 @@ def problems(error: pydantic.ValidationError, start: str = "$") -> str:
     for problem in error.errors(include_url=False, include_context=False, include_input=False):
         path = start
         for step in problem["loc"]:
-            path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else str(step)
+            path += _step(step) if path else _step(step).removeprefix(".")
         found.append(f"{path}: {problem['msg']}" if path else problem["msg"])
     return "; ".join(found)
+
+
+def _step(step: int | str) -> str:
+    if isinstance(step, int):
+        return f"[{step}]"
+    return step if step.startswith("[") else f".{step}"  # Pydantic calls the key of a dict "[key]"
 
 
 class _Lost(Exception):
@@ -205,8 +211,11 @@ class _Typed:
     __slots__ = ("_adapter", "_exact")
 
     def __init__(self, annotation: Any) -> None:
-        self._adapter = _adapter(annotation)
-        self._exact = not _holds(self._adapter.core_schema, _INEXACT)
+        try:
+            self._adapter = _adapter(annotation)
+            self._exact = not _holds(self._adapter.core_schema, _INEXACT)
+        except (PydanticUserError, NameError, TypeError) as error:
+            raise _no_schema(annotation, error) from error
 
     def keep(self, value: Any, compare_bytes: int | None) -> Kept:
         if self._exact:
@@ -235,8 +244,7 @@ class _Typed:
         try:
             back = self._load_tagged(text, prefix)
         except pydantic.ValidationError as error:
-            path, _, reason = problems(error, "").partition(": ")
-            raise _Lost(Difference(f"can't be read back: {reason or path}", value, None, _dotted(path))) from None
+            raise _misfit("can't be read back", error, value) from None
         except Exception as error:
             raise _Lost(Difference(f"can't be read back: {_reason(error)}", value, None)) from None
         opaque: list[Any] = []
@@ -262,14 +270,12 @@ class _Typed:
         except Exception:
             return
         try:
-            self._adapter.validator.validate_python(tree)
+            back = self._adapter.validator.validate_python(tree)
         except pydantic.ValidationError as error:
-            path, _, reason = problems(error, "").partition(": ")
-            raise _Lost(
-                Difference(f"does not fit its annotation: {reason or path}", value, None, _dotted(path))
-            ) from None
+            raise _misfit("does not fit its annotation", error, value) from None
         except Exception:
             return
+        _check(value, back, 0, None, [])
 
     def _load_tagged(self, json: bytes | str, prefix: str) -> Any:
         tree = unpack(from_json(json, allow_inf_nan=False))
@@ -311,14 +317,10 @@ def _json(tree: Any, value: Any) -> bytes:
 
 
 def _check(value: Any, back: Any, size: int, compare_bytes: int | None, opaque: list[Any]) -> None:
-    if compare_bytes is None or size <= compare_bytes:
+    if compare_bytes is None or size <= compare_bytes or type(value) is not type(back):
         found = difference(value, back, opaque)
-    elif type(value) is not type(back):
-        found = difference(type(value), type(back), opaque)
-    else:
-        found = None
-    if found is not None:
-        raise _Lost(found)
+        if found is not None:
+            raise _Lost(found)
 
 
 def _reason(error: Exception) -> str:
@@ -332,24 +334,26 @@ def _path(path: str) -> str:
     return f"${path}" if len(path) <= 300 else f"${path[:140]}…{path[-140:]}"
 
 
-def _dotted(path: str) -> str:
-    return path if path.startswith("[") or not path else f".{path}"
+def _misfit(reason: str, error: pydantic.ValidationError, value: Any) -> _Lost:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return _Lost(Difference(f"{reason}: {first['msg']}", value, None, "".join(map(_step, first["loc"]))))
 
 
 def _adapter(annotation: Any) -> TypeAdapter[Any]:
     try:
-        try:
-            return TypeAdapter(annotation, config=_CONFIG)
-        except PydanticUserError as error:
-            if error.code != "type-adapter-config-unused":
-                raise
-            return TypeAdapter(annotation)  # a model or dataclass goes by its own config
-    except (PydanticUserError, NameError, TypeError) as error:
-        if getattr(error, "code", None) == "typed-dict-version":
-            reason = "before Python 3.12 take TypedDict from typing_extensions, not from typing"
-        else:
-            reason = str(error).split("\n")[0]
-        raise DefinitionError(f"Values of type {annotation!r} can't be stored: {reason}") from error
+        return TypeAdapter(annotation, config=_CONFIG)
+    except PydanticUserError as error:
+        if error.code != "type-adapter-config-unused":
+            raise
+        return TypeAdapter(annotation)  # a model or dataclass goes by its own config
+
+
+def _no_schema(annotation: Any, error: Exception) -> DefinitionError:
+    if getattr(error, "code", None) == "typed-dict-version":
+        reason = "before Python 3.12 take TypedDict from typing_extensions, not from typing"
+    else:
+        reason = str(error).split("\n")[0]
+    return DefinitionError(f"Values of type {annotation!r} can't be stored: {reason}")
 
 
 def _holds(schema: Any, kinds: frozenset[str]) -> bool:

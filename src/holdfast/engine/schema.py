@@ -273,7 +273,8 @@ class _Parameters:
     def _by_parameter(self, path: str) -> str:
         # "$.f0[1].x" -> "items[1].x"
         match = re.match(r"\$\.(f\d+)", path)
-        return self._names.get(match[1], match[1]) + path[match.end() :] if match else path
+        name = self._names.get(match[1]) if match else None
+        return name + path[match.end() :] if match and name else path.removeprefix("$.")
 
     def decode(self, text: str) -> list[Any]:
         fields = self.shape.load(text, "input").__dict__
@@ -298,7 +299,7 @@ class _SingleModel:
         return _kept(self.shape, self.shape.validate_json, _wire(mapping), self._path)
 
     def _path(self, path: str) -> str:
-        return path[2:] if path.startswith("$.") else path
+        return path.removeprefix("$.")
 
     def decode(self, text: str) -> list[Any]:
         return [self.shape.load(text, "input")]

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, NamedTuple, TypeAlias
 
+from pydantic_core import from_json
+
 Disposition: TypeAlias = Literal["created", "idempotent", "coalesced"]
 
 
@@ -93,6 +95,11 @@ class RunRow(NamedTuple):
     progress: str | None = None
     completed_step_count: int = 0
     current_step_index: int = 0
+
+    @property
+    def label_map(self) -> dict[str, str]:
+        """The labels, decoded."""
+        return {} if self.labels == "{}" else dict(from_json(self.labels))
 
 
 class NewRun(NamedTuple):

@@ -50,6 +50,9 @@ _READ_COLUMNS = f"""{_COLUMNS},
   (select count(*) from holdfast_steps where run_id = r.id and status = 'completed'),
   coalesce((select max(position) + 1 from holdfast_steps where run_id = r.id), 0)"""
 
+#: In the order of `find_triggered`: the run itself, who has its idempotency key, who is first in its line.
+_DISPOSITIONS: tuple[Disposition, ...] = ("created", "idempotent", "coalesced")
+
 #: Delayed runs that one claim may make due.
 _PROMOTED_AT_ONCE = 10_000
 
@@ -182,11 +185,8 @@ class SqliteStore(SqliteFile):
             tx.connection.execute(_SQL["insert_labels"], (_rows(labelled),))
         standing: dict[int, tuple[Disposition, RunRow]] = {}
         if len(created) < len(runs):
-            # In the order of what counts: the run itself, who has its idempotency key, who is first in its line.
-            for index, disposition, *columns in tx.connection.execute(
-                _SQL["find_triggered"], (_rows(rows),)
-            ).fetchall():
-                standing.setdefault(index, (disposition, RunRow(*columns)))
+            for index, place, *columns in tx.connection.execute(_SQL["find_triggered"], (_rows(rows),)).fetchall():
+                standing.setdefault(index, (_DISPOSITIONS[place], RunRow(*columns)))
         answers = []
         for index, run in enumerate(runs):
             if run.id in created:

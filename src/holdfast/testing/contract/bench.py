@@ -33,7 +33,7 @@ LEASE = 30 * SECOND
 #: Texts that break stores which glue SQL together, count bytes as characters or fold case.
 HOSTILE = (
     "'; drop table holdfast_runs; --",
-    '"double" and \'single\' and `back` and [square]',
+    "\"double\" and 'single' and `back` and [square]",
     "%s %(name)s ? ?1 :name @name $1 {0} {{}} \\",
     "back\\slash \\u0000 \\n \\\\u0000",
     "line\nfeed\r\ntab\tbell\x07escape\x1b",
@@ -195,9 +195,9 @@ class StoreBench:
     def run_in(self, status: RunStatus) -> Lease:
         """A run in that status, and the lease that was last given for it (or would be the first)."""
         if status is RunStatus.PENDING:
-            return Lease(self.trigger(), 0, "worker")
+            return Lease(self.trigger(), 1, "worker")
         if status is RunStatus.FINALIZE_FAILED:
-            lease = Lease(self.trigger(), 0, "worker")
+            lease = Lease(self.trigger(), 1, "worker")
             self.force_status(self.connection, lease.run_id, status)
             return lease
         lease = self.lease()
@@ -215,11 +215,11 @@ class StoreBench:
 
     def lost_leases(self) -> dict[str, Lease]:
         """Leases that no longer count, each lost in another way."""
+        expired = self.lease("expired")
+        self.crash(expired)
         stale = self.lease("stale")
         self.crash(stale)
         assert self.claim("stale")
-        expired = self.lease("expired")
-        self.crash(expired)
         cancelled = self.lease("cancelled")
         self.cancel(cancelled.run_id)
         finished = self.lease("finished")
@@ -227,7 +227,7 @@ class StoreBench:
         released = self.lease("released")
         self.finish(released, Cause.RELEASE)
         foreign = self.lease("foreign")._replace(owner="somebody else")
-        never = Lease(self.trigger("never"), 0, "worker")
+        never = Lease(self.trigger("never"), 1, "worker")
         return {
             "stale": stale,
             "expired": expired,

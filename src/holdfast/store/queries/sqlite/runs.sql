@@ -26,22 +26,22 @@ on conflict do nothing;
 
 -- name: find_triggered
 -- The runs that stood in the way of an insertion: by id (written before, its answer was lost), by idempotency key,
--- or as the one of this concurrency key that was never claimed.
-select e.key, 'created' as disposition, {columns}
+-- or as the one of this concurrency key that was never claimed. In this order: the first of several is the answer.
+select e.key, 0 as place, {columns}
 from json_each(?1) as e
 cross join holdfast_runs as r on r.id = e.value ->> 0
 union all
-select e.key, 'idempotent', {columns}
+select e.key, 1, {columns}
 from json_each(?1) as e
 cross join holdfast_runs as r
   on r.tenant = e.value ->> 9 and r.job_name = e.value ->> 1 and r.idempotency_key = e.value ->> 6
 union all
-select e.key, 'coalesced', {columns}
+select e.key, 2, {columns}
 from json_each(?1) as e
 cross join holdfast_runs as r
   on r.job_name = e.value ->> 1 and r.concurrency_key = e.value ->> 7
   and r.status = 'pending' and r.generation = 0 and r.concurrency_key is not null
-order by disposition = 'created' desc, disposition = 'idempotent' desc;
+order by place;
 
 -- name: next_due
 -- When the next delayed run wants to start.

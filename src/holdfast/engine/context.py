@@ -1,0 +1,180 @@
+"""What the user's code holds while it runs: `Step` in an `async def` job, `SyncStep` in a `def` job.
+
+Two classes, because `step.run(...)` can't be both a value and something to await; the same verbs, and one
+implementation of them below (`execution`).
+"""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
+
+from ..basis.errors import DefinitionError
+from .signals import AbortSignal
+
+if TYPE_CHECKING:
+    from .execution import Execution
+
+P = ParamSpec("P")
+R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: The execution whose code is running here: set for a job's task or thread, and inherited by what they start.
+current: contextvars.ContextVar[Execution | None] = contextvars.ContextVar("holdfast_run", default=None)
+#: The step whose body is running here.
+current_step: contextvars.ContextVar[str | None] = contextvars.ContextVar("holdfast_step", default=None)
+
+
+class StepLog:
+    """Lines that are kept with the run, each under the step that wrote it."""
+
+    __slots__ = ("_execution",)
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+
+    def debug(self, message: str, **data: Any) -> None:
+        self._execution.log("debug", message, data)
+
+    def info(self, message: str, **data: Any) -> None:
+        self._execution.log("info", message, data)
+
+    def warning(self, message: str, **data: Any) -> None:
+        self._execution.log("warning", message, data)
+
+    warn = warning
+
+    def error(self, message: str, **data: Any) -> None:
+        self._execution.log("error", message, data)
+
+
+class _StepBase:
+    __slots__ = ("_execution", "log")
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+        self.log = StepLog(execution)
+        """Lines for people: `step.log.info("imported", count=7)`. Never lost once the step that wrote them is saved."""
+
+    @property
+    def run_id(self) -> str:
+        """The id of this run."""
+        return self._execution.row.id
+
+    @property
+    def job_name(self) -> str:
+        return self._execution.row.job_name
+
+    @property
+    def attempt(self) -> int:
+        """How many retries of the run came before; 0 in the first attempt."""
+        return self._execution.row.attempt
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return self._execution.row.label_map
+
+    @property
+    def parent_id(self) -> str | None:
+        return self._execution.row.parent_id
+
+    @property
+    def root_id(self) -> str | None:
+        return self._execution.row.root_id
+
+    @property
+    def signal(self) -> AbortSignal:
+        """Set when this execution should stop: `cancelled`, `lease-lost`, or `shutdown` after the drain time."""
+        return self._execution.signal
+
+    @property
+    def shutdown(self) -> AbortSignal:
+        """Set as soon as the worker begins to stop. Nothing is aborted by it; a long step may finish early."""
+        return self._execution.shutdown
+
+    def raise_if_aborted(self) -> None:
+        """Unwind this execution if it should stop. What unwinds is no `Exception`: `except Exception` lets it pass."""
+        self._execution.check()
+
+    def progress(self, current: float, total: float | None = None, message: str | None = None) -> None:
+        """Say how far the run is. Returns at once; of many in a row the last one is kept."""
+        self._execution.progress(current, total, message)
+
+    def idempotency_key(self, name: str) -> str:
+        """A key that stays the same in every execution of this run: give it to whatever must not happen twice."""
+        return f"{self.run_id}:{name}"
+
+
+class Step(_StepBase):
+    """What an `async def` job gets as its first parameter."""
+
+    __slots__ = ()
+
+    @overload
+    def run(
+        self, name: str, fn: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[None, None, R]: ...
+    @overload
+    def run(self, name: str, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[None, None, R]: ...
+    def run(self, name: str, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """What `fn(*args, **kwargs)` returns; once that is saved it is never called again for this run.
+
+        When it returns, the value survives a power cut. The value comes back as it was saved: equal and of the same
+        type, or `NotKept` is raised. A sync `fn` is called in a thread. What `fn` raises is raised here, live and on
+        replay alike. A parameter `signal: AbortSignal | None = None` of `fn` gets the run's signal.
+        """
+        return self._execution.run_step(name, self._execution.caller(), fn, args, kwargs)
+
+
+class SyncStep(_StepBase):
+    """What a `def` job gets as its first parameter: the verbs of `Step`, blocking."""
+
+    __slots__ = ()
+
+    @overload
+    def run(self, name: str, fn: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    def run(self, name: str, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def run(self, name: str, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """What `fn(*args, **kwargs)` returns; once that is saved it is never called again for this run.
+
+        See `Step.run`. An async `fn` runs in the app's event loop.
+        """
+        return self._execution.run_step_sync(name, fn, args, kwargs)
+
+
+STEP_TYPES = (Step, SyncStep)
+
+
+def step_function(fn: F, name: str | None, key: Callable[..., str] | None) -> F:
+    """The function, as a step wherever a run calls it; elsewhere it is what it was."""
+    base = name or getattr(fn, "__name__", "step")
+
+    def named(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        return f"{base}-{key(*args, **kwargs)}" if key is not None else base
+
+    if inspect.iscoroutinefunction(fn):
+
+        @functools.wraps(fn)
+        async def step_async(*args: Any, **kwargs: Any) -> Any:
+            execution = current.get()
+            if execution is None:
+                return await fn(*args, **kwargs)
+            return await execution.run_step(named(args, kwargs), execution.caller(), fn, args, kwargs)
+
+        return cast("F", step_async)
+
+    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+        raise DefinitionError(f"{base}: a generator function can't be a step; return a list.")
+
+    @functools.wraps(fn)
+    def step_sync(*args: Any, **kwargs: Any) -> Any:
+        execution = current.get()
+        if execution is None:
+            return fn(*args, **kwargs)
+        return execution.run_step_sync(named(args, kwargs), fn, args, kwargs)
+
+    return cast("F", step_sync)

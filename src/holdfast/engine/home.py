@@ -1,0 +1,104 @@
+"""Where the coroutines of an app run: in the caller's event loop, or in one on a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from ..commit.reply import LazyReply, Reply, answer
+
+T = TypeVar("T")
+
+
+class Home:
+    """One event loop, and how to call coroutines in it from anywhere."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, thread: threading.Thread | None = None) -> None:
+        self.loop = loop
+        self.thread = thread
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @classmethod
+    def here(cls) -> Home:
+        """The loop that is running in this thread."""
+        return cls(asyncio.get_running_loop())
+
+    @classmethod
+    def on_thread(cls) -> Home:
+        """A loop on a thread of its own, which no blocking code of the caller can stall."""
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=_serve, args=(loop,), name="holdfast-loop", daemon=True)
+        thread.start()
+        return cls(loop, thread)
+
+    @classmethod
+    def stepwise(cls) -> Home:
+        """A loop that runs only while somebody waits for it: for sync code where there are no threads."""
+        return cls(asyncio.new_event_loop())
+
+    def is_usable(self) -> bool:
+        return not self.loop.is_closed()
+
+    def call(self, what: str, coroutine: Callable[[], Coroutine[Any, Any, T]]) -> Reply[T]:
+        """What the coroutine returns. It starts when the reply is asked."""
+        return LazyReply(what, lambda reply: self._start(coroutine, reply))
+
+    def _start(self, coroutine: Callable[[], Coroutine[Any, Any, T]], reply: Reply[T]) -> None:
+        running = asyncio._get_running_loop()
+        if running is self.loop:
+            self._spawn(coroutine, reply)
+        elif self.thread is None and running is None and not self.loop.is_running():
+            try:
+                value = self.loop.run_until_complete(coroutine())
+            except BaseException as error:
+                if not isinstance(error, Exception):
+                    raise
+                answer([(reply, None, error)])
+            else:
+                answer([(reply, value, None)])
+        else:
+            self.loop.call_soon_threadsafe(self._spawn, coroutine, reply)
+
+    def _spawn(self, coroutine: Callable[[], Coroutine[Any, Any, T]], reply: Reply[T]) -> None:
+        task = self.loop.create_task(_answering(coroutine, reply))
+        # The loop keeps weak references only.
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def close(self) -> None:
+        """Stop the loop, if it is ours."""
+        if self.thread is not None:
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            if self.thread is not threading.current_thread():
+                self.thread.join()
+        elif not self.loop.is_running() and not self.loop.is_closed() and asyncio._get_running_loop() is None:
+            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+            self.loop.close()
+
+
+async def _answering(coroutine: Callable[[], Coroutine[Any, Any, T]], reply: Reply[T]) -> None:
+    try:
+        value = await coroutine()
+    except BaseException as error:
+        answer([(reply, None, error)])
+        if not isinstance(error, Exception):
+            raise
+    else:
+        answer([(reply, value, None)])
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        if left:
+            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()

@@ -1,0 +1,132 @@
+"""The jobs of an app, by name and by key."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..basis.errors import DefinitionError, NotFoundError, ValidationError
+from ..basis.text import storable
+from .schema import Signature
+
+#: Names go into URLs, files and terminals: what they may hold is the same everywhere.
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,254}", re.ASCII)
+_LABEL_KEY = re.compile(r"[A-Za-z0-9\-_./]{1,64}", re.ASCII)
+LONGEST_LABEL = 255
+LONGEST_KEY = 255
+MOST_LABELS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class JobDefinition:
+    """A job as it was written: the function and what was said about it."""
+
+    name: str
+    key: str
+    """Its name in Python, by which `app.jobs.<key>` finds it."""
+    fn: Callable[..., Any]
+    signature: Signature
+    queue: str = "default"
+    priority: int = 0
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def origin(self) -> tuple[str, str]:
+        """Where the function was defined."""
+        return getattr(self.fn, "__module__", ""), getattr(self.fn, "__qualname__", "")
+
+
+class Registry:
+    """Which jobs this app knows."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, JobDefinition] = {}
+        self._by_key: dict[str, JobDefinition] = {}
+
+    def add(self, job: JobDefinition, *, key: str | None = None, replace: bool) -> JobDefinition:
+        """Register a job. The same definition twice is fine; another one under a used name is not.
+
+        With `replace`, a function defined again at the same place (a notebook cell, a reloaded module) takes the
+        place of the old one, with a warning.
+        """
+        known = self._by_name.get(job.name)
+        if known is not None and known.fn is not job.fn:
+            again = known.origin == job.origin
+            if not (again and replace):
+                advice = (
+                    "It was defined again while a worker runs: stop the app first."
+                    if again
+                    else f"It is {'.'.join(known.origin)}. Give one of them another name: @app.job(name=…)."
+                )
+                raise DefinitionError(f"Job {job.name!r} is already registered with a different definition. {advice}")
+            warnings.warn(f"Job {job.name!r} was defined again; the new definition counts.", stacklevel=5)
+        self._by_name[job.name] = job
+        self._by_key[key or job.key] = job
+        return job
+
+    def get(self, name: str) -> JobDefinition | None:
+        """The job of this name, or, if there is none, of this key."""
+        return self._by_name.get(name) or self._by_key.get(name)
+
+    def need(self, name: str) -> JobDefinition:
+        """The same, or `NotFoundError`."""
+        job = self.get(name)
+        if job is None:
+            known = ", ".join(sorted(self._by_name)) or "none"
+            raise NotFoundError(f"Unknown job: {name}. Registered: {known}.")
+        return job
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._by_name)
+
+    def keys(self) -> tuple[str, ...]:
+        return tuple(self._by_key)
+
+    def all(self) -> list[JobDefinition]:
+        return list(self._by_name.values())
+
+
+def checked_name(name: object, what: str) -> str:
+    """The name, if it may be one; otherwise `ValidationError` saying what may."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValidationError(
+            f"{what}: {name!r} can't be a name. Use 1 to 255 of A-Z a-z 0-9 _ . : / - and begin with a letter or digit."
+        )
+    return name
+
+
+def checked_key(key: object, what: str) -> str | None:
+    """The key, if it can be kept exactly; an empty one is none."""
+    if key is None or key == "":
+        return None
+    if not isinstance(key, str):
+        raise ValidationError(f"{what}: {type(key).__name__} is not a key. Give a string.")
+    if len(key.encode("utf-8", "surrogatepass")) > LONGEST_KEY:
+        raise ValidationError(f"{what}: longer than {LONGEST_KEY} bytes. Use a hash of it.")
+    if (reason := storable(key)) is not None:
+        raise ValidationError(f"{what}: {reason}.")
+    return key
+
+
+def checked_labels(labels: object) -> dict[str, str]:
+    """The labels, if they can be kept and filtered by."""
+    if not isinstance(labels, Mapping):
+        raise ValidationError(f"labels: {type(labels).__name__} is not a mapping of strings to strings.")
+    if len(labels) > MOST_LABELS:
+        raise ValidationError(f"labels: {len(labels)} are too many; {MOST_LABELS} at most.")
+    for key, value in labels.items():
+        if not isinstance(key, str) or not _LABEL_KEY.fullmatch(key):
+            raise ValidationError(
+                f"Invalid label key {key!r}: must contain only alphanumeric characters, dashes, underscores, dots, "
+                "and slashes (1 to 64 of them)."
+            )
+        if not isinstance(value, str):
+            raise ValidationError(f"labels: {key}: {type(value).__name__} is not a string.")
+        if len(value) > LONGEST_LABEL:
+            raise ValidationError(f"labels: {key}: longer than {LONGEST_LABEL} characters.")
+        if (reason := storable(value)) is not None:
+            raise ValidationError(f"labels: {key}: {reason}.")
+    return dict(labels)

@@ -1,0 +1,106 @@
+"""Watching what other processes commit to the same database.
+
+SQLite has no notifications, but a number that changes with every commit by somebody else. Reading it costs
+microseconds, so it is read every 20 ms, less often while nothing happens. A change leads to cheap questions: is there
+something to claim, is a run still ours, has a run ended that somebody here waits for? Polling, and nothing more, is
+what happens without it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from ..basis.clock import Clock
+from ..model.run import RunFilter
+from ..store.base import ClaimOrder, Store
+from .hub import Hub
+from .leases import LeaseKeeper
+
+SHORTEST = 0.02
+LONGEST = 0.1
+_SLOWER = 1.25
+_AFTER_ERROR = 1.0
+
+
+class Watcher:
+    """One thread that looks, while there is somebody to tell."""
+
+    def __init__(self, store: Store, clock: Clock, hub: Hub, keeper: LeaseKeeper) -> None:
+        self._store = store
+        self._clock = clock
+        self._hub = hub
+        self._keeper = keeper
+        self.reset()
+
+    def reset(self) -> None:
+        self._wake = threading.Event()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+        self.order: Callable[[], ClaimOrder | None] = lambda: None
+        """What the worker could claim now; None if it could take nothing."""
+        self.found: Callable[[], None] = lambda: None
+        """There is something to claim."""
+        self.checks = 0
+
+    def start(self) -> None:
+        """Watch from now on."""
+        with self._lock:
+            if self._thread is None or not self._thread.is_alive():
+                self._stopping = False
+                self._wake.clear()
+                self._thread = threading.Thread(target=self._watch, name="holdfast-watch", daemon=True)
+                self._thread.start()
+
+    def stop(self) -> None:
+        with self._lock:
+            self._stopping = True
+            self._wake.set()
+            thread, self._thread = self._thread, None
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _watch(self) -> None:
+        connection: Any = None
+        mark: int | None = None
+        pause = SHORTEST
+        while not self._stopping:
+            try:
+                if connection is None:
+                    connection = self._store.connect(read_only=True)
+                    mark = None
+                seen = self._store.change_mark(connection)
+                self.checks += 1
+                if seen != mark or seen is None:
+                    began = self._clock.steady()
+                    self.look(connection)
+                    # With very many waiters a look takes long: leave nine tenths of the time to others.
+                    pause = max(SHORTEST, 9 * (self._clock.steady() - began))
+                    mark = seen
+                else:
+                    pause = min(pause * _SLOWER, LONGEST) if pause < LONGEST else pause
+            except Exception as error:
+                self._hub.report(self._store.translate(error), "watch")
+                if connection is not None:
+                    self._store.disconnect(connection)
+                connection = None
+                pause = _AFTER_ERROR
+            self._wake.wait(pause)
+        if connection is not None:
+            self._store.disconnect(connection)
+
+    def look(self, connection: Any) -> None:
+        """Ask what has changed for those who are here."""
+        if (order := self.order()) is not None and self._store.has_claimable(connection, order):
+            self.found()
+        if holders := self._keeper.held:
+            lost = self._store.lost_leases(connection, [holder.lease for holder in holders])
+            for holder in holders:
+                if holder.lease.run_id in lost:
+                    holder.lease_lost(lost[holder.lease.run_id])
+        if awaited := self._hub.awaited:
+            rows = self._store.find_runs(connection, RunFilter(ids=tuple(awaited)))
+            self._hub.ended([row for row in rows if row.completed_at is not None])
+            self._hub.gone(set(awaited) - {row.id for row in rows})

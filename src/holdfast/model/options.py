@@ -1,0 +1,53 @@
+"""The settings of an app, checked once, when it is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..basis.errors import ValidationError
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """All times are seconds, all sizes bytes."""
+
+    concurrency: int = 10
+    """Runs that this process executes at once."""
+    polling_interval: float = 1.0
+    """How often an idle worker looks for work that nothing announced, and for leases that ran out."""
+    lease: float = 30.0
+    """How long a worker that says nothing keeps its runs."""
+    lease_renew_interval: float = 10.0
+    # A third of the lease by default: two renewals may fail before a run is lost.
+    queues: tuple[str, ...] = ("default",)
+    max_crashes: int = 5
+    """Leases lost in a row, without a checkpoint in between, after which a run fails with `WorkerCrashed`."""
+    cancel_grace: float = 5.0
+    """How long a cancelled job may go on by itself before it is interrupted, or its slot given to another."""
+    max_input_bytes: int = 1 << 20
+    max_output_bytes: int = 1 << 20
+    """Of a step, and of a job."""
+    strict: bool = False
+    """Raise `StepChanged` when a saved step is called with other arguments, instead of reporting it once."""
+    inline: bool = False
+    """No threads: reads, writes and sync jobs run in the caller's thread (a browser, a process that only works)."""
+
+    def __post_init__(self) -> None:
+        if type(self.concurrency) is not int or not 1 <= self.concurrency <= 1000:
+            raise ValidationError(f"concurrency: {self.concurrency!r} must be a whole number from 1 to 1000.")
+        if type(self.max_crashes) is not int or self.max_crashes < 1:
+            raise ValidationError(f"max_crashes: {self.max_crashes!r} must be a whole number above 0.")
+        for name in ("max_input_bytes", "max_output_bytes"):
+            size = getattr(self, name)
+            if type(size) is not int or size < 1:
+                raise ValidationError(f"{name}: {size!r} must be a whole number of bytes above 0.")
+        for name in ("polling_interval", "lease", "lease_renew_interval"):
+            if getattr(self, name) <= 0:
+                raise ValidationError(f"{name}: must be longer than 0 seconds.")
+        if self.lease_renew_interval > self.lease / 2:
+            raise ValidationError(
+                f"lease_renew_interval: {self.lease_renew_interval} s is more than half of the lease ({self.lease} s): "
+                "one late renewal would lose every run."
+            )
+        if not self.queues or not all(isinstance(queue, str) and queue for queue in self.queues):
+            raise ValidationError("queues: give at least one name.")

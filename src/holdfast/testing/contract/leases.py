@@ -1,0 +1,187 @@
+"""Promises about leases: renewing, losing, taking back, and who is at work."""
+
+from __future__ import annotations
+
+from ...model.run import RunStatus
+from ...rules.lifecycle import Cause
+from ...store.base import Recall, Sweep, WorkerRow
+from .bench import LEASE, SECOND, StoreBench
+
+
+class LeaseContract(StoreBench):
+    # -- renewing ----------------------------------------------------------------------------------------------
+
+    def test_a_renewed_lease_lasts_from_now(self) -> None:
+        lease = self.lease()
+        self.clock.advance(10)
+        assert self.do("renew_leases", [self.renewal(lease)]) == [True]
+        assert self.run(lease.run_id).lease_expires_at == self.clock.now() + LEASE
+        self.clock.advance(29)
+        assert self.expire() == []
+
+    def test_renewals_of_many_leases_are_answered_in_order(self) -> None:
+        held = [self.lease() for _ in range(20)]
+        self.finish(held[3])
+        self.cancel(held[7].run_id)
+        answers = self.do("renew_leases", [self.renewal(lease) for lease in held])
+        assert [index for index, renewed in enumerate(answers) if not renewed] == [3, 7]
+
+    def test_one_lease_renewed_twice_in_one_call_is_renewed(self) -> None:
+        lease = self.lease()
+        answers = self.do("renew_leases", [self.renewal(lease, SECOND), self.renewal(lease, 5 * SECOND)])
+        assert answers == [True, True]
+        assert self.run(lease.run_id).lease_expires_at == self.clock.now() + 5 * SECOND
+
+    def test_renewing_again_after_a_lost_answer_renews(self) -> None:
+        lease = self.lease()
+        self.do("renew_leases", [self.renewal(lease)])
+        assert self.do("renew_leases", [self.renewal(lease)], replay=True) == [True]
+
+    def test_a_lease_that_has_run_out_is_not_renewed_even_if_nobody_took_it(self) -> None:
+        lease = self.lease()
+        self.clock.advance(LEASE / SECOND - 0.000_001)
+        assert self.do("renew_leases", [self.renewal(lease, 1)]) == [True]
+        self.clock.advance(0.000_001)
+        assert self.do("renew_leases", [self.renewal(lease)]) == [False]
+
+    def test_lost_leases_are_not_renewed(self) -> None:
+        for how, lease in self.lost_leases().items():
+            before = self.everything()
+            assert self.do("renew_leases", [self.renewal(lease)]) == [False], how
+            assert self.everything() == before, how
+
+    def test_a_zombie_is_not_renewed_beside_its_successor(self) -> None:
+        zombie = self.lease()
+        self.crash(zombie)
+        heir = self.lease_of(zombie.run_id, self.claim())
+        assert self.do("renew_leases", [self.renewal(zombie), self.renewal(heir)]) == [False, True]
+
+    def test_lost_leases_are_named_with_the_status_of_their_runs(self) -> None:
+        held = self.lease("held")
+        lost = self.lost_leases()
+        self.do("renew_leases", [self.renewal(held, 10 * LEASE)])
+        assert self.store.lost_leases(self.connection, [held, *lost.values()]) == {
+            lease.run_id: "gone" if how == "gone" else self.run(lease.run_id).status for how, lease in lost.items()
+        }
+
+    # -- expiry ------------------------------------------------------------------------------------------------
+
+    def test_an_expired_lease_is_taken_back(self) -> None:
+        lease = self.lease()
+        self.clock.advance(LEASE / SECOND)
+        (row,) = self.expire()
+        assert row == self.run(lease.run_id)
+        assert (row.status, row.generation, row.crashes, row.attempt) == ("pending", 2, 1, 0)
+        assert (row.lease_owner, row.lease_expires_at, row.completed_at) == (None, None, None)
+
+    def test_a_lease_that_lasts_is_left_alone(self) -> None:
+        lease = self.lease()
+        self.clock.advance(LEASE / SECOND - 0.000_001)
+        assert self.expire() == []
+        assert self.store.lost_leases(self.connection, [lease]) == {}
+
+    def test_an_expired_run_keeps_its_place_before_younger_ones(self) -> None:
+        lease = self.lease()
+        younger = self.trigger()
+        self.crash(lease)
+        assert [run.id for run in self.claim()] == [lease.run_id, younger]
+
+    def test_the_oldest_leases_are_taken_back_first_and_no_more_than_the_limit(self) -> None:
+        first = self.lease("a")
+        self.clock.advance(1)
+        second = self.lease("b")
+        self.clock.advance(1)
+        third = self.lease("c")
+        self.clock.advance(LEASE / SECOND)
+        taken = [[row.id for row in rows] for rows in self.do("expire", [Sweep(5, 1), Sweep(5, 1), Sweep(5), Sweep(5)])]
+        assert taken == [[first.run_id], [second.run_id], [third.run_id], []]
+
+    def test_expiring_again_after_a_lost_answer_counts_no_second_crash(self) -> None:
+        lease = self.lease()
+        self.crash(lease)
+        assert self.do("expire", [Sweep(5)], replay=True) == [[]]
+        assert self.run(lease.run_id).crashes == 1
+
+    def test_a_run_is_given_up_after_too_many_crashes(self) -> None:
+        lease = self.lease()
+        for crashes in range(1, 4):
+            self.clock.advance(LEASE / SECOND)
+            (row,) = self.expire(max_crashes=3)
+            assert row.crashes == crashes
+            assert row.status == ("failed" if crashes == 3 else "pending")
+            self.claim()
+        run = self.run(lease.run_id)
+        assert (run.status, run.error_type, run.completed_at) == ("failed", "WorkerCrashed", self.clock.now())
+        assert "3" in (run.error or "")
+        assert run.generation == 6
+
+    def test_progress_by_a_checkpoint_ends_the_count_of_crashes(self) -> None:
+        lease = self.lease()
+        for number in range(8):
+            self.clock.advance(LEASE / SECOND)
+            assert self.expire(max_crashes=2)[0].status == "pending", number
+            lease = self.lease_of(lease.run_id, self.claim())
+            assert self.do("save_steps", [self.step(lease, f"step-{number}", moved_on=True)]) == [True]
+            assert self.run(lease.run_id).crashes == 0
+
+    def test_a_refused_checkpoint_is_no_progress(self) -> None:
+        zombie = self.lease()
+        self.crash(zombie)
+        self.claim()
+        assert self.do("save_steps", [self.step(zombie, moved_on=True)]) == [False]
+        assert self.run(zombie.run_id).crashes == 1
+
+    def test_a_checkpoint_that_does_not_say_so_leaves_the_count(self) -> None:
+        lease = self.lease()
+        self.crash(lease)
+        heir = self.lease_of(lease.run_id, self.claim())
+        self.do("save_steps", [self.step(heir)])
+        assert self.run(lease.run_id).crashes == 1
+
+    def test_handing_back_is_no_crash(self) -> None:
+        lease = self.lease()
+        self.finish(lease, Cause.RELEASE)
+        run = self.run(lease.run_id)
+        assert (run.status, run.crashes, run.attempt, run.generation) == ("pending", 0, 0, 1)
+
+    # -- recall ------------------------------------------------------------------------------------------------
+
+    def test_runs_that_their_worker_does_not_know_of_are_put_back(self) -> None:
+        known, unknown = self.lease(owner="me"), self.lease(owner="me")
+        others = self.lease(owner="other")
+        assert self.do("recall", [Recall("me", (known.run_id,))]) == [1]
+        run = self.run(unknown.run_id)
+        assert (run.status, run.generation, run.crashes, run.attempt) == ("pending", 2, 0, 0)
+        assert self.store.lost_leases(self.connection, [known, unknown, others]) == {unknown.run_id: "pending"}
+
+    def test_a_worker_that_knows_of_nothing_gives_back_everything(self) -> None:
+        for _ in range(3):
+            self.lease(owner="me")
+        assert self.do("recall", [Recall("me", ()), Recall("me", ()), Recall("nobody", ())]) == [3, 0, 0]
+
+    # -- workers -----------------------------------------------------------------------------------------------
+
+    def test_workers_report_themselves_and_are_dismissed(self) -> None:
+        a = WorkerRow("a", "host 'a'", 1, 10, 10, '["job"]', '["default"]', "1.0")
+        b = WorkerRow("b", "höst", 2, 20, 20, "[]", "[]", "1.0")
+        self.do("report_workers", [a, b])
+        assert self.store.find_workers(self.connection) == [b, a]
+        seen = a._replace(seen_at=30, jobs='["job","more"]')
+        self.do("report_workers", [seen])
+        assert self.store.find_workers(self.connection) == [seen, b]
+        self.do("dismiss_workers", ["b", "unknown", "b"])
+        assert self.store.find_workers(self.connection) == [seen]
+
+    def test_a_worker_reported_twice_in_one_call_is_there_once(self) -> None:
+        row = WorkerRow("a", "host", 1, 10, 10, "[]", "[]", "1.0")
+        self.do("report_workers", [row, row._replace(seen_at=11)])
+        assert self.store.find_workers(self.connection) == [row._replace(seen_at=11)]
+
+    def test_only_leased_runs_expire_or_are_recalled(self) -> None:
+        for status in RunStatus.all() - {RunStatus.LEASED}:
+            self.run_in(status)
+        self.clock.advance(10 * LEASE / SECOND)
+        before = self.everything()
+        assert self.expire() == []
+        assert self.do("recall", [Recall("worker", ())]) == [0]
+        assert self.everything() == before
