@@ -61,7 +61,8 @@ def alike(one: Exception, other: Exception) -> bool:
 
 @pytest.mark.parametrize(
     "error",
-    [ValueError("x"), ValueError(), KeyError("k"), ValueError("a\0b", (1, 2), {3}), Declined(3, Decimal("1.10")), Account.Empty("x"),
+    [ValueError("x"), ValueError(), KeyError("k"), ValueError("a\0b", (1, 2), {3}),
+     Declined(3, Decimal("1.10")), Account.Empty("x"),
      StepFailed("X", "y"), UnicodeDecodeError("utf-8", b"\xff", 0, 1,
      "bad"), ZeroDivisionError("division by zero"), TimeoutError()],
     ids=repr,

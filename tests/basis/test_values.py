@@ -147,8 +147,10 @@ KEPT: list[tuple[Any, Any]] = [
             datetime(2024, 1, 1, tzinfo=timezone(timedelta(hours=5, minutes=30))),
             datetime(2024, 1, 1, tzinfo=timezone(timedelta(hours=1), "CET")),
             datetime(2024, 1, 1, tzinfo=TzInfo(3600)),
-            time(1, 2, 3, 4), time(1, fold=1), time(1, tzinfo=BERLIN), timedelta(days=-1, microseconds=1), timedelta.max,
-            Decimal("1.10"), Decimal("NaN"), Decimal("-0"), Decimal("1E+400"), uuid.UUID(int=5), 1 + 2j, complex(-0.0, math.nan),
+            time(1, 2, 3, 4), time(1, fold=1), time(1, tzinfo=BERLIN),
+            timedelta(days=-1, microseconds=1), timedelta.max,
+            Decimal("1.10"), Decimal("NaN"), Decimal("-0"), Decimal("1E+400"), uuid.UUID(int=5),
+            1 + 2j, complex(-0.0, math.nan),
             "~", "~{}", "~@",
         )
     ],

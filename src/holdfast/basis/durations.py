@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from datetime import timedelta
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from .errors import ValidationError
 
@@ -26,8 +26,8 @@ def seconds(duration: Duration, what: str = "duration") -> float:
         if match is None:
             raise ValidationError(f"{what}: {duration!r} is not a duration. Write e.g. '90s', '5m', '12h', '30d'.")
         value = float(match[1]) * _UNITS[match[2]]
-    elif isinstance(duration, int | float) and not isinstance(duration, bool):
-        value = float(duration)
+    elif type(duration) in (int, float):
+        value = float(cast("float", duration))
     else:
         raise ValidationError(
             f"{what}: {type(duration).__name__} is not a duration. Give seconds, a timedelta or e.g. '5m'."

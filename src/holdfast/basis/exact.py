@@ -60,6 +60,8 @@ def difference(before: Any, after: Any, opaque: list[Any]) -> Difference | None:
         return _items(before, after, opaque)
     if kind is dict:
         return _pairs(before, after, opaque)
+    if kind is float and before == after != 0:
+        return None
     if kind is float or kind is Decimal or kind is complex:
         # By text: -0.0 is not 0.0, Decimal("1.0") not Decimal("1.00"), and nan is nan.
         return None if repr(before) == repr(after) else _changed(before, after)

@@ -8,42 +8,39 @@ together, and syncing to disk at each commit stays affordable.
 What keeps it honest (each has its test in tests/commit):
 
 * Outcomes are announced after COMMIT has returned, never before.
-* If a round fails, its tickets are tried again one by one, so that nobody pays for another. That is safe because a
-  ticket is plain data for a verb that may run twice; it is rare because expected outcomes are answers, not errors.
-  Only when the database itself is in trouble everybody is told at once: trying each alone would only take longer.
+* If a round fails, its halves are tried again, down to the ticket that can't be served, so that nobody pays for
+  another. That is safe because a ticket is plain data for a verb that may run twice; it is rare because expected
+  outcomes are answers, not errors. Only when the database itself is in trouble everybody is told at once: trying
+  each alone would only take longer.
 * If COMMIT gives no answer, the round is played again with `tx.replay` set, and the verbs read back what happened.
 * No user code in a round: values are encoded before joining and decoded by whoever asks the reply.
 * Renewals overtake. A round is bounded in tickets and bytes, so that they need not wait behind 5,000 log lines.
 * The line is bounded: threads wait for room, event loops are refused (`Overloaded`), engine writes always pass.
 * Nobody is left waiting: a closed or dead committer answers every ticket, with an error.
-* After a fork the child starts with an empty line and its own connection; what the parent had under way is the
-  parent's.
-
-The *starvation guard*: a busy event loop takes the interpreter's lock back so quickly that the committing thread gets
-it only after every switch interval, many times per round, and a loop can slow it to a standstill. So while tickets of
-a loop are outstanding, a timer in that loop sleeps for some microseconds whenever the loop has other work ready.
+* After a fork the child starts with an empty line and its own connection; what was under way is the parent's.
 
 Placement: on a thread of its own, or `inline` in the caller's thread, where threads do not exist (a browser) or are
-not wanted. Both pass the same suite.
+not wanted. Both pass the same suite. Event loops join at a `Desk`, which also guards the thread against starvation.
 """
 
 from __future__ import annotations
 
 import asyncio
-import copy
 import logging
 import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from ..basis.clock import Clock, give_way
-from ..basis.errors import Overloaded, SchemaError, StoreClosed, StoreError, StoreUnavailable
-from ..store.base import Store, Tx
-from .reply import Answer, Reply, _running_loop, answer, answered, no_waiting
-from .ticket import ORDER, Ticket, Verb
+from ..basis.clock import Clock
+from ..basis.errors import Overloaded, StoreClosed, StoreError, StoreUnavailable
+from ..store.base import Store
+from .desk import Desk
+from .reply import Answer, Reply, _running_loop, answer, answered, may_wait, no_waiting
+from .round import Rounds, with_cause
+from .ticket import Ticket
 
 _log = logging.getLogger("holdfast")
 
@@ -55,9 +52,6 @@ ROUND_BYTES = 4 << 20
 UPPER_MARK = 50_000
 LOWER_MARK = UPPER_MARK // 2
 
-#: How often the guard looks after a busy loop; a round takes about as long.
-_GUARD_SECONDS = 0.0005
-
 
 class Committer:
     """Serves the line of one store in this process."""
@@ -66,40 +60,45 @@ class Committer:
         self.store = store
         self.clock = clock
         self.inline = inline
-        self.rounds = 0
-        self.last_round_at = 0.0
-        """`clock.steady()` when a round was last committed: whoever guards leases sees that the line moves."""
         self._name = name
-        self._after_close: BaseException | None = None
+        self._closing = False
         self._reset()
         _all.add(self)
 
     def _reset(self) -> None:
         """An empty line. Also in the child of a fork, where locks may be held by threads that no longer exist."""
-        self._pid = os.getpid()
-        self._door = threading.Condition(threading.Lock())
+        # Re-entrant: a garbage collection may run __del__, which may log, and a log handler may join the line.
+        self._door = threading.Condition(threading.RLock())
         self._line: deque[Ticket[Any]] = deque()
         self._urgent: deque[Ticket[Any]] = deque()
-        self._serving = 0
+        self._serving: Sequence[Ticket[Any]] = ()
+        self._outstanding = 0
         self._asleep = False
-        self._closing = False
         self._thread: threading.Thread | None = None
-        self._connection: Any = None
-        self._desks: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Desk] = weakref.WeakKeyDictionary()
-        self._closed_reply: Reply[None] | None = None
-        self._inside = threading.local()
-        self._serving_inline = threading.RLock()
+        self._closed: Reply[None] = answered(None, "close")
+        self._died_of: BaseException | None = None
+        self._rounds = Rounds(self.store, self.clock)
+        self._desks: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Desk] = weakref.WeakKeyDictionary()
+        self._desk: Desk | None = None
+        self._waiting_desks: set[Desk] = set()
+        self._inline_lock = threading.Lock()
+        self._inline_server: int | None = None
         self.gate: threading.Event | None = None
-        """For tests: while set to an unset event, the next round waits for it."""
+        """For tests: while set to an unset event, the next round on the thread waits for it."""
 
     # -- joining -----------------------------------------------------------------------------------------------
 
-    def join(self, *tickets: Ticket[Any], pass_always: bool = False) -> None:
+    def join(self, *tickets: Ticket[Any], pass_always: bool = False, at_once: bool = False) -> None:
         """Put tickets into the line, together and in this order; returns at once. Their replies will be answered.
 
-        `pass_always` is for what must not be refused: the engine's own writes.
+        `pass_always` is for what must not be refused: the engine's own writes. `at_once`, inline only, serves the
+        line before it returns, for blocking code that runs in the loop's own thread.
         """
         loop = _running_loop()
+        if loop is not None and at_once and self.inline:
+            if (desk := self._desks.get(loop)) is not None:
+                self._receive(desk)
+            loop = None
         if loop is None:
             if not pass_always:
                 self._wait_for_room()
@@ -107,66 +106,101 @@ class Committer:
             if self.inline:
                 self._serve_inline()
         else:
-            if not pass_always and self.backlog >= UPPER_MARK:
+            desk = self._desk
+            if desk is None or not desk.belongs_to(loop):
+                desk = self._desk = self._desk_of(loop)
+            if not pass_always and self.backlog + len(desk) >= UPPER_MARK:
                 raise Overloaded()
-            desk = self._desks.get(loop)
-            if desk is None:
-                desk = self._desks[loop] = _Desk(self, loop)
             desk.add(tickets)
 
     @property
     def backlog(self) -> int:
         """How many tickets are in the line or being served."""
-        return len(self._line) + len(self._urgent) + self._serving
+        return self._outstanding
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds were committed."""
+        return self._rounds.count
+
+    @property
+    def last_round_at(self) -> float:
+        """`clock.steady()` when a round was last committed: whoever guards leases sees that the line moves."""
+        return self._rounds.last_at
 
     def _wait_for_room(self) -> None:
-        if self.backlog < UPPER_MARK or self.inline:
-            return
-        with self._door:
-            self._door.wait_for(lambda: self.backlog <= LOWER_MARK or self._closing)
+        # Who empties the line must not wait for it to be emptied.
+        if self.backlog >= UPPER_MARK and not self.inline and may_wait():
+            with self._door:
+                self._door.wait_for(lambda: self.backlog <= LOWER_MARK or self._closing)
 
-    def _enter(self, tickets: Iterable[Ticket[Any]]) -> None:
+    def _desk_of(self, loop: asyncio.AbstractEventLoop) -> Desk:
+        # A loop that was closed within the tick never handed over; when the next one comes is the time to see that.
+        for left in [desk for desk in self._waiting_desks.copy() if desk.is_left()]:
+            self._receive(left)
         with self._door:
-            if not self._closing:
+            return self._desks.setdefault(loop, Desk(self, loop))
+
+    def _receive(self, desk: Desk) -> None:
+        self._waiting_desks.discard(desk)
+        if tickets := desk.take():
+            self._enter(tickets)
+            if self.inline:
+                self._serve_inline()
+
+    def _enter(self, tickets: Sequence[Ticket[Any]]) -> None:
+        with self._door:
+            refusal = self._refusal()
+            if refusal is None:
                 for ticket in tickets:
                     (self._urgent if ticket.verb == "renew_leases" else self._line).append(ticket)
-                if self.inline:
-                    return
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
-                    self._thread.start()
-                elif self._asleep:
+                self._outstanding += len(tickets)
+                if self._asleep:
+                    self._asleep = False
                     self._door.notify_all()
-                return
-        answer([(ticket, None, self._closed()) for ticket in tickets])
+        if refusal is not None:
+            self._rounds.refuse(tickets, refusal)
 
-    def _closed(self) -> StoreClosed:
-        error = StoreClosed()
-        error.__cause__ = self._after_close
-        return error
+    def _refusal(self) -> StoreError | None:
+        """Why nobody can be served; starts the thread for the first ticket."""
+        if self._closing:
+            return self._closed_error()
+        if self._thread is None and not self.inline:
+            thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # no more threads, or the interpreter is going away
+                why = f"{self.store.name}: the committing thread can't be started ({error})."
+                return with_cause(StoreUnavailable(why), error)
+            self._thread = thread
+            # Whoever asks joins the thread, which ends at once after it has answered.
+            self._closed = Reply("close", lambda _: thread.join())
+        return None
+
+    def _closed_error(self) -> StoreError:
+        return with_cause(StoreClosed(), self._died_of)
 
     # -- serving -----------------------------------------------------------------------------------------------
 
     def _serve(self) -> None:
         with no_waiting("the committing thread"):
             try:
-                while tickets := self._next_round():
-                    self._round(tickets)
+                while self._next_round():
+                    # Not kept in a variable: it would live through the next sleep, and so would its unasked failures.
+                    self._rounds.serve(self._serving)
             except BaseException as error:
                 _log.critical("the commit line has died", exc_info=error)
-                self._after_close = error
+                self._died_of = error
             finally:
-                self._disconnect()
+                self._rounds.disconnect()
                 self._leave()
 
-    def _next_round(self) -> list[Ticket[Any]]:
+    def _next_round(self) -> bool:
         with self._door:
-            self._serving = 0
-            if len(self._line) <= LOWER_MARK:
-                self._door.notify_all()
+            self._end_round()
             while not (self._line or self._urgent):
                 if self._closing:
-                    return []
+                    return False
                 self._asleep = True
                 self._door.wait()
                 self._asleep = False
@@ -175,207 +209,102 @@ class Committer:
         with self._door:
             return self._take()
 
-    def _take(self) -> list[Ticket[Any]]:
-        tickets = list(self._urgent)
-        self._urgent.clear()
-        weight = 0
-        while self._line and len(tickets) < ROUND_TICKETS and weight < ROUND_BYTES:
-            ticket = self._line.popleft()
+    def _take(self) -> bool:
+        """Whoever comes first, up to the bounds; renewals come before and beside them. False if nobody is there."""
+        tickets: list[Ticket[Any]] = []
+        while self._urgent:
+            tickets.append(self._urgent.popleft())
+        line, bound, weight = self._line, len(tickets) + ROUND_TICKETS, 0
+        while line and len(tickets) < bound and weight < ROUND_BYTES:
+            ticket = line.popleft()
             weight += ticket.weight
             tickets.append(ticket)
-        self._serving = len(tickets)
-        return tickets
+        self._serving = tickets
+        return bool(tickets)
+
+    def _end_round(self) -> None:
+        """The tickets are only now no longer outstanding: the guards must look until they have been announced."""
+        before = self._outstanding
+        self._outstanding -= len(self._serving)
+        self._serving = ()
+        if self._outstanding <= LOWER_MARK < before:
+            self._door.notify_all()
 
     def _serve_inline(self) -> None:
-        if getattr(self._inside, "round", False):
+        if self._inline_server == threading.get_ident():
             return  # joined from within a round: whoever serves it will see the ticket
-        with self._serving_inline:
-            self._inside.round = True
+        with self._inline_lock, no_waiting("a round"):
+            self._inline_server = threading.get_ident()
             try:
-                while self._line or self._urgent:
-                    self._round(self._take())
+                while self._next_inline_round():
+                    self._rounds.serve(self._serving)
+            except BaseException as error:  # the caller was interrupted, but others may wait too
+                why = "The caller that was writing this was interrupted; whether it happened is unknown."
+                answer([(ticket, None, with_cause(StoreUnavailable(why), error)) for ticket in self._serving])
+                raise
             finally:
-                self._serving = 0
-                self._inside.round = False
+                self._inline_server = None
+                with self._door:
+                    self._end_round()
+                if self._closing:
+                    self._rounds.disconnect()
 
-    def _round(self, tickets: Sequence[Ticket[Any]]) -> None:
-        """All together; if that fails, each alone, so that no caller pays for another."""
-        answers: list[Answer] = []
-        try:
-            served = self._attempt(tickets)
-        except Exception as error:
-            meant = self.store.translate(error)
-            if len(tickets) > 1 and not isinstance(meant, StoreUnavailable | SchemaError):
-                for ticket in tickets:
-                    self._round([ticket])
-                return
-            # Not one exception for all: each caller adds its own traceback.
-            answers = [(ticket, None, _own(meant)) for ticket in tickets]
-        else:
-            for ticket, value in served:
-                answers.append((ticket, value, None))
-                if ticket.then is not None:
-                    try:
-                        ticket.then(value)
-                    except Exception:
-                        _log.exception("after %s", ticket._what)
-        answer(answers)
-
-    def _attempt(self, tickets: Sequence[Ticket[Any]]) -> list[tuple[Ticket[Any], Any]]:
-        try:
-            return self._transaction(tickets, replay=False)
-        except _NoAnswer as unanswered:
-            # It may have happened. Every verb can tell from what is there now.
-            self._disconnect()
-            _log.warning("a commit gave no answer, reading back: %s", unanswered.__cause__)
-            try:
-                return self._transaction(tickets, replay=True)
-            except _NoAnswer as again:
-                raise StoreUnavailable(
-                    f"{self.store.name}: the commit gave no answer; whether it happened is unknown."
-                ) from again.__cause__
-
-    def _transaction(self, tickets: Sequence[Ticket[Any]], *, replay: bool) -> list[tuple[Ticket[Any], Any]]:
-        by_verb: dict[Verb, list[Ticket[Any]]] = {}
-        for ticket in tickets:
-            by_verb.setdefault(ticket.verb, []).append(ticket)
-        answers: list[tuple[Ticket[Any], Any]] = []
-        tx: Tx | None = None
-        try:
-            if self._connection is None:
-                self._connection = self._connect()
-            tx = self.store.begin(self._connection)
-            tx.replay = replay
-            for verb in ORDER:
-                if group := by_verb.get(verb):
-                    values = getattr(self.store, verb)(tx, [ticket.row for ticket in group])
-                    answers.extend(zip(group, values, strict=True))
-        except BaseException as error:
-            if tx is not None:
-                self.store.rollback(tx)
-            if isinstance(self.store.translate(error), StoreError):
-                self._disconnect()
-            raise
-        try:
-            self.store.commit(tx)
-        except BaseException as error:
-            self.store.rollback(tx)
-            raise _NoAnswer from self.store.translate(error)
-        self.rounds += 1
-        self.last_round_at = self.clock.steady()
-        return answers
-
-    def _connect(self) -> Any:
-        connection = self.store.connect()
-        try:
-            self.store.check_schema(connection)
-        except BaseException:
-            self.store.disconnect(connection)
-            raise
-        return connection
-
-    def _disconnect(self) -> None:
-        if self._connection is not None:
-            self.store.disconnect(self._connection)
-            self._connection = None
+    def _next_inline_round(self) -> bool:
+        with self._door:
+            self._end_round()
+            return self._take()
 
     # -- closing -----------------------------------------------------------------------------------------------
 
     def close(self) -> Reply[None]:
         """Serve what is in the line, then stop. Tickets that come later are answered `StoreClosed`."""
-        for desk in list(self._desks.values()):
-            desk.hand_over()
+        for desk in self._waiting_desks.copy():
+            self._receive(desk)
         with self._door:
             self._closing = True
             self._door.notify_all()
-            thread = self._thread
-            if thread is not None and thread.is_alive():
-                # Whoever asks joins the thread, which ends at once after it has answered.
-                self._closed_reply = Reply("close", lambda _: thread.join())
-                return self._closed_reply
         if self.inline:
             self._serve_inline()
-        self._disconnect()
-        return answered(None, "close")
+        return self._closed
 
     def open(self) -> None:
-        """Take tickets again after a close."""
+        """Take tickets again after a close, and after what was left in the line then has been served."""
         with self._door:
-            if self._thread is None or not self._thread.is_alive():
+            thread = self._thread if self._closing else None
+        if thread is not None:
+            thread.join()
+        with self._door:
+            if self._closing:
                 self._thread = None
+                self._closed = answered(None, "close")
                 self._closing = False
-                self._after_close = None
+                self._died_of = None
 
     def _leave(self) -> None:
         """The thread ends: whoever still waits is told."""
         with self._door:
             self._closing = True
-            left = [*self._urgent, *self._line]
+            left = [*self._serving, *self._urgent, *self._line]
             self._urgent.clear()
             self._line.clear()
-            self._serving = 0
+            self._serving = ()
+            self._outstanding = 0
             self._door.notify_all()
-            closed = self._closed_reply
-        answer([(ticket, None, self._closed()) for ticket in left])
-        if closed is not None:
-            answer([(closed, None, None)])
+        answer([(ticket, None, self._closed_error()) for ticket in left])
+        answer([(self._closed, None, None)])
 
-
-class _Desk:
-    """Gathers the tickets of one event loop for one tick, so that a tick costs one hand-over and one wake-up."""
-
-    def __init__(self, committer: Committer, loop: asyncio.AbstractEventLoop) -> None:
-        self._committer = weakref.ref(committer)
-        self._loop = weakref.ref(loop)
-        self._gathered: list[Ticket[Any]] = []
-        self._guarding = False
-
-    def add(self, tickets: Sequence[Ticket[Any]]) -> None:
-        if not self._gathered and (loop := self._loop()) is not None:
-            loop.call_soon(self.hand_over)
-        self._gathered.extend(tickets)
-
-    def hand_over(self) -> None:
-        committer, tickets = self._committer(), self._gathered
-        self._gathered = []
-        if committer is None or not tickets:
-            return
-        committer._enter(tickets)
-        if committer.inline:
-            committer._serve_inline()
-        elif not self._guarding and (loop := self._loop()) is not None and not loop.is_closed():
-            self._guarding = True
-            self._due = loop.time() + _GUARD_SECONDS
-            loop.call_later(_GUARD_SECONDS, self._guard)
-
-    def _guard(self) -> None:
-        committer, loop = self._committer(), self._loop()
-        if committer is None or loop is None or not committer.backlog:
-            self._guarding = False
-            return
-        if _is_busy(loop, self._due):
-            give_way()
-        self._due = loop.time() + _GUARD_SECONDS
-        loop.call_later(_GUARD_SECONDS, self._guard)
-
-
-def _is_busy(loop: asyncio.AbstractEventLoop, due: float) -> bool:
-    """Whether the loop has other work ready: asyncio's own tells, of others a late timer does."""
-    ready = getattr(loop, "_ready", None)
-    return bool(ready) if ready is not None else loop.time() > due + _GUARD_SECONDS / 2
-
-
-class _NoAnswer(Exception):
-    """COMMIT failed: it may or may not have happened."""
-
-
-def _own(error: BaseException) -> BaseException:
-    try:
-        mine = copy.copy(error)
-    except Exception:
-        mine = StoreError(str(error))
-    mine.__cause__ = error.__cause__ or error
-    return mine
+    def _start_as_child(self) -> None:
+        """After a fork. What was under way is the parent's, but a child that asks for it shall not wait for ever."""
+        left: list[Reply[Any]] = [*self._serving, *self._urgent, *self._line, self._closed]
+        for desk in self._waiting_desks:
+            left += desk.take_in_child()
+        # Kept, not closed: closing the parent's connection in the child may harm the parent's locks.
+        _parents.append(self._rounds.connection)
+        self._reset()
+        for reply in left:
+            reply._asked = True
+            # Nobody is woken: the loops and threads that wait are the parent's.
+            reply._settle(None, StoreClosed("This was in the line before the fork: it is the parent's to write."))
 
 
 _all: weakref.WeakSet[Committer] = weakref.WeakSet()
@@ -384,9 +313,7 @@ _parents: list[Any] = []
 
 def _in_child() -> None:
     for committer in list(_all):
-        # Kept, not closed: closing the parent's connection in the child may harm the parent's locks.
-        _parents.append((committer._connection, committer._line, committer._urgent))
-        committer._reset()
+        committer._start_as_child()
 
 
 if hasattr(os, "register_at_fork"):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 from collections.abc import Callable, Generator, Iterable
 from typing import Any, Generic, TypeAlias, TypeVar, cast
@@ -28,6 +29,21 @@ _running_loop = asyncio._get_running_loop
 _lock = threading.RLock()
 
 _place = threading.local()
+
+
+def _in_child() -> None:
+    # Another thread may have held it at the moment of the fork, and that thread does not exist here.
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
+
+
+def may_wait() -> bool:
+    """Whether this thread may block until others have been served: not if it is the one who serves."""
+    return getattr(_place, "where", None) is None
 
 
 class no_waiting:
@@ -73,8 +89,9 @@ class Reply(Generic[T]):
             if self._subscribe(waiter):
                 try:
                     yield from waiter.future
-                finally:
+                except BaseException:  # cancelled: nobody waits here any more
                     self._unsubscribe(waiter)
+                    raise
         return self._take()
 
     def wait(self, timeout: float | None = None) -> T:
@@ -89,9 +106,13 @@ class Reply(Generic[T]):
         if self._waiters is not None:
             gate = threading.Lock()
             gate.acquire()
-            if self._subscribe(gate.release) and not gate.acquire(timeout=-1 if timeout is None else timeout):
-                self._unsubscribe(gate.release)
-                if self._waiters is not None:
+            if self._subscribe(gate.release):
+                try:
+                    # A time that is over is no time: -1 would mean for ever.
+                    came = gate.acquire(timeout=-1 if timeout is None else max(0, min(timeout, threading.TIMEOUT_MAX)))
+                finally:
+                    self._unsubscribe(gate.release)
+                if not came and self._waiters is not None:
                     raise TimeoutError(f"{self._what}: no answer within {timeout} s. The work itself goes on.")
         return self._take()
 
@@ -106,18 +127,40 @@ class Reply(Generic[T]):
         self._asked = True
 
     def _take(self) -> T:
+        if self._convert is not None:
+            self._decode()
         if self._error is not None:
             # Without this the traceback would grow with every await.
             raise self._error.with_traceback(None)
-        if (convert := self._convert) is not None:
-            try:
-                self._value = convert(self._value)
-            except Exception as error:
-                self._error = error
-                raise
-            finally:
-                self._convert = None
         return cast("T", self._value)
+
+    def _decode(self) -> None:
+        # Not under the lock, for it may be a user's code. So two that ask for the first time at the same moment may
+        # both do it, each with the raw value; the first to be ready counts, and all get the same object.
+        with _lock:
+            convert, raw = self._convert, self._value
+        if convert is None or self._error is not None:
+            return
+        try:
+            value = convert(raw)
+        except Exception as error:
+            if self._decoded(None, error):
+                raise
+        else:
+            self._decoded(value, None)
+
+    def _decoded(self, value: Any, error: Exception | None) -> bool:
+        with _lock:
+            if self._convert is None:
+                return False
+            self._value, self._error, self._convert = value, error, None
+            return True
+
+    def when_done(self, call: Callable[[], None]) -> None:
+        """Ask, and call when the answer is there: in the thread that answers, or at once. For the engine."""
+        self._ask()
+        if not self._subscribe(call):
+            call()
 
     def _settle(self, value: Any, error: BaseException | None) -> list[Callable[[], None] | _LoopWaiter]:
         with _lock:
@@ -204,6 +247,21 @@ def answer(answers: Iterable[Answer]) -> None:
             loop.call_soon_threadsafe(_wake, waiters)
         except RuntimeError:
             pass  # the loop is closed: nobody is left to tell
+
+
+def hand_on(source: Reply[Any], target: Reply[Any], convert: Callable[[Any], Any] | None = None) -> None:
+    """Ask `source`, and answer `target` with what it gives."""
+
+    def done() -> None:
+        try:
+            value = source._take()
+            value = value if convert is None else convert(value)
+        except BaseException as error:  # also a SystemExit out of a user's function
+            answer([(target, None, error)])
+        else:
+            answer([(target, value, None)])
+
+    source.when_done(done)
 
 
 def answered(value: T, what: str = "reply") -> Reply[T]:

@@ -43,12 +43,12 @@ def callee(fn: Callable[..., Any]) -> Callee:
 
 def _look_at(fn: Callable[..., Any]) -> Callee:
     name = getattr(fn, "__qualname__", None) or type(fn).__qualname__
-    is_async = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))
+    method = vars(type(fn)).get("__call__")
+    is_async = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(method)
     hints: dict[str, Any] = {}
     try:
-        target = fn if inspect.isroutine(fn) else getattr(fn, "__call__", fn)
-        hints = typing.get_type_hints(target, include_extras=True)
-    except Exception:  # noqa: S110 - an annotation that can't be looked up is none
+        hints = typing.get_type_hints(fn if inspect.isroutine(fn) else method, include_extras=True)
+    except Exception:  # an annotation that can't be looked up is none
         pass
     shape = shape_of()
     if "return" in hints:

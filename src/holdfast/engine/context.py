@@ -151,7 +151,7 @@ STEP_TYPES = (Step, SyncStep)
 
 def step_function(fn: F, name: str | None, key: Callable[..., str] | None) -> F:
     """The function, as a step wherever a run calls it; elsewhere it is what it was."""
-    base = name or getattr(fn, "__name__", "step")
+    base = name if name is not None else str(getattr(fn, "__name__", "step"))
 
     def named(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         return f"{base}-{key(*args, **kwargs)}" if key is not None else base

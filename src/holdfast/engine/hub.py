@@ -18,7 +18,7 @@ from typing import Any
 from ..basis.clock import Clock, to_datetime
 from ..basis.errors import NotFoundError, ValidationError
 from ..basis.text import error_text
-from ..commit.reply import Reply, answer, no_waiting
+from ..commit.reply import Answer, Reply, answer, no_waiting
 from ..model.event import Event
 from ..model.run import RunRow
 
@@ -187,7 +187,7 @@ class Hub:
 
     def ended(self, rows: Iterable[RunRow]) -> None:
         """These runs have ended, durably."""
-        answers = []
+        answers: list[Answer] = []
         with self._lock:
             for row in rows:
                 answers += [(reply, row, None) for reply in self._waiters.pop(row.id, ())]
@@ -195,10 +195,18 @@ class Hub:
 
     def gone(self, run_ids: Iterable[str]) -> None:
         """These runs do not exist (any more)."""
-        answers = []
+        answers: list[Answer] = []
         with self._lock:
             for run_id in run_ids:
                 error = NotFoundError(f"Run not found: {run_id}")
+                answers += [(reply, None, error) for reply in self._waiters.pop(run_id, ())]
+        answer(answers)
+
+    def failed(self, run_ids: Iterable[str], error: BaseException) -> None:
+        """These runs could not be looked up."""
+        answers: list[Answer] = []
+        with self._lock:
+            for run_id in run_ids:
                 answers += [(reply, None, error) for reply in self._waiters.pop(run_id, ())]
         answer(answers)
 

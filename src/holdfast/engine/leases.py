@@ -186,4 +186,3 @@ class Judge:
             self._suspended_until = now + self._lease
         self._offset = offset
         return now >= self._suspended_until
-

@@ -87,6 +87,7 @@ class Signature:
             output = self._build_output()
             self._input = self._build_input()
             self._output = output
+            self._locals = {}  # they were needed for looking up names only
 
     @property
     def input(self) -> Shape:

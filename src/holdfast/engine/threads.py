@@ -32,6 +32,7 @@ class Threads:
         self._calls = deque()
         self._idle = 0
         self._count = 0
+        self._threads: set[threading.Thread] = set()
         self._closing = False
 
     def call(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Reply[Any]:
@@ -44,10 +45,18 @@ class Threads:
                 self._door.notify()
             else:
                 self._count += 1
-                threading.Thread(target=self._serve, name=f"{self._name}-{self._count}", daemon=True).start()
+                thread = threading.Thread(target=self._serve, name=f"{self._name}-{self._count}", daemon=True)
+                self._threads.add(thread)
+                thread.start()
         return reply
 
     def _serve(self) -> None:
+        try:
+            self._serve_calls()
+        finally:
+            self._threads.discard(threading.current_thread())
+
+    def _serve_calls(self) -> None:
         while True:
             with self._door:
                 while not self._calls:
@@ -69,10 +78,14 @@ class Threads:
             del context, fn, args, kwargs, reply
 
     def close(self) -> None:
-        """Let idle threads go; those that are still called go when they return."""
+        """Let idle threads go, and wait for them; those that are still called go when they return."""
         with self._door:
             self._closing = True
             self._door.notify_all()
+            stuck = len(self._threads) - self._idle
+        for thread in list(self._threads) if not stuck else ():
+            if thread is not threading.current_thread():
+                thread.join(1.0)
 
     def open(self) -> None:
         """Serve again after a close."""

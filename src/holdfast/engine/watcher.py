@@ -39,6 +39,7 @@ class Watcher:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._stopping = False
+        self._again = False
         self.order: Callable[[], ClaimOrder | None] = lambda: None
         """What the worker could claim now; None if it could take nothing."""
         self.found: Callable[[], None] = lambda: None
@@ -53,6 +54,12 @@ class Watcher:
                 self._wake.clear()
                 self._thread = threading.Thread(target=self._watch, name="holdfast-watch", daemon=True)
                 self._thread.start()
+
+    def look_again(self) -> None:
+        """Somebody new waits: what they wait for may have happened just before. Look, whether or not it changed."""
+        self._again = True
+        if self._thread is None:
+            self.start()
 
     def stop(self) -> None:
         with self._lock:
@@ -73,7 +80,8 @@ class Watcher:
                     mark = None
                 seen = self._store.change_mark(connection)
                 self.checks += 1
-                if seen != mark or seen is None:
+                if seen != mark or seen is None or self._again:
+                    self._again = False
                     began = self._clock.steady()
                     self.look(connection)
                     # With very many waiters a look takes long: leave nine tenths of the time to others.

@@ -49,5 +49,5 @@ class Options:
                 f"lease_renew_interval: {self.lease_renew_interval} s is more than half of the lease ({self.lease} s): "
                 "one late renewal would lose every run."
             )
-        if not self.queues or not all(isinstance(queue, str) and queue for queue in self.queues):
+        if not self.queues:
             raise ValidationError("queues: give at least one name.")

@@ -125,10 +125,15 @@ class Cancelled(NamedTuple):
 
 
 class Sweep(NamedTuple):
-    """Take back leases that ran out, at most `limit`."""
+    """Take back leases that ran out, at most `limit`.
+
+    Nothing is taken back if this transaction waited longer than `patience` seconds for the right to write: for as
+    long, nobody could renew.
+    """
 
     max_crashes: int
     limit: int = 100
+    patience: float = 86400.0
 
 
 class Recall(NamedTuple):

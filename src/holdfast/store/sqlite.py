@@ -17,7 +17,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from ..basis.errors import ValidationError
-from ..model.run import Disposition, NewRun, RunFilter, RunRow
+from ..model.run import Disposition, NewRun, RunFilter, RunRow, RunStatus
 from ..model.step import LogRow, StepRow
 from . import queries
 from .base import (
@@ -49,6 +49,9 @@ _READ_COLUMNS = f"""{_COLUMNS},
   (select progress from holdfast_progress where run_id = r.id),
   (select count(*) from holdfast_steps where run_id = r.id and status = 'completed'),
   coalesce((select max(position) + 1 from holdfast_steps where run_id = r.id), 0)"""
+
+#: Word for word the condition of the index `holdfast_runs_errored`, else SQLite doesn't see that it may be used.
+_ERRORED = "r.status in ('failed', 'timed_out', 'finalize_failed', 'cancelled')"
 
 #: In the order of `find_triggered`: the run itself, who has its idempotency key, who is first in its line.
 _DISPOSITIONS: tuple[Disposition, ...] = ("created", "idempotent", "coalesced")
@@ -197,13 +200,13 @@ class SqliteStore(SqliteFile):
         return answers
 
     def expire(self, tx: Tx, sweeps: Sequence[Sweep]) -> list[list[RunRow]]:
-        return [
-            [
-                RunRow(*row)
-                for row in tx.connection.execute(_SQL["expire"], (tx.now, sweep.max_crashes, sweep.limit)).fetchall()
-            ]
-            for sweep in sweeps
-        ]
+        return [self._expire(tx, sweep) for sweep in sweeps]
+
+    def _expire(self, tx: Tx, sweep: Sweep) -> list[RunRow]:
+        if tx.waited > sweep.patience:
+            return []
+        found = tx.connection.execute(_SQL["expire"], (tx.now, sweep.max_crashes, sweep.limit))
+        return [RunRow(*row) for row in found.fetchall()]
 
     def recall(self, tx: Tx, recalls: Sequence[Recall]) -> list[int]:
         return [
@@ -243,8 +246,16 @@ class SqliteStore(SqliteFile):
     # -- reads -------------------------------------------------------------------------------------------------
 
     def find_runs(self, connection: sqlite3.Connection, filter: RunFilter) -> list[RunRow]:
-        text = f"select {_READ_COLUMNS} from holdfast_runs as r where true"
+        # Newest first is the order of the ids: the walk starts where it meets the fewest runs that are not wanted.
+        text, walked = f"select {_READ_COLUMNS} from holdfast_runs as r where true", "r.id"
+        labels = filter.labels
         values: list[Any] = []
+        if labels:
+            text = f"""select {_READ_COLUMNS} from holdfast_labels as l cross join holdfast_runs as r on r.id = l.run_id
+              where l.key = ? and l.value = ?"""
+            walked, values, labels = "l.run_id", [*labels[0]], labels[1:]
+        elif filter.statuses and not filter.ids and RunStatus.errored().issuperset(filter.statuses):
+            text = f"select {_READ_COLUMNS} from holdfast_runs as r indexed by holdfast_runs_errored where {_ERRORED}"
         for condition, wanted in (
             ("r.id in (select value from json_each(?))", filter.ids),
             ("r.job_name in (select value from json_each(?))", filter.jobs),
@@ -253,13 +264,13 @@ class SqliteStore(SqliteFile):
             if wanted:
                 text += f" and {condition}"
                 values.append(_rows(wanted))
-        for key, value in filter.labels:
+        for key, value in labels:
             text += " and exists (select 1 from holdfast_labels where key = ? and value = ? and run_id = r.id)"
             values += [key, value]
         if filter.before is not None:
-            text += " and r.id < ?"
+            text += f" and {walked} < ?"
             values.append(filter.before)
-        text += " order by r.id desc limit ? offset ?"
+        text += f" order by {walked} desc limit ? offset ?"
         values += [-1 if filter.limit is None else filter.limit, filter.offset]
         return [RunRow(*row) for row in connection.execute(text, values).fetchall()]
 

@@ -46,6 +46,12 @@ class ClaimContract(StoreBench):
         late_too = self.trigger(run_at=now - 1)
         assert [run.id for run in self.claim()] == [urgent, early, late, late_too, lazy]
 
+    def test_a_small_claim_takes_the_first_in_the_order(self) -> None:
+        now = self.clock.now()
+        ids = [self.trigger(priority=priority, run_at=now - 100 + 10 * priority) for priority in (0, 2, 1, -1, 3)]
+        got = [self.claim(limit=1)[0].id for _ in ids]
+        assert got == [ids[4], ids[1], ids[2], ids[0], ids[3]]
+
     def test_the_order_holds_across_jobs_and_queues(self) -> None:
         a = self.trigger("a", priority=1)
         b = self.trigger("b", queue="q", priority=3)
@@ -139,6 +145,15 @@ class ClaimContract(StoreBench):
         self.finish(lease, Cause.RELEASE)
         steps = self.do("claim", [self.order()])[0].steps[lease.run_id]
         assert steps == sorted((save.step for save in saves), key=lambda step: step.position)
+
+    def test_steps_of_one_position_are_brought_and_read_in_the_order_of_their_start(self) -> None:
+        lease = self.lease()
+        self.do("save_steps", [self.step(lease, name, started_at=9 - n) for n, name in enumerate("abc")])
+        self.do("save_steps", [self.step(lease, name, started_at=5) for name in ("z", "y")])
+        assert self.steps(lease.run_id) == ["y", "z", "c", "b", "a"]
+        self.finish(lease, Cause.RELEASE)
+        found = self.do("claim", [self.order()])[0].steps[lease.run_id]
+        assert [step.name for step in found] == ["y", "z", "c", "b", "a"]
 
     def test_resumed_runs_bring_their_own_steps(self) -> None:
         a, b = self.lease("a"), self.lease("b")

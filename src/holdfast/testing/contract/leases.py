@@ -57,9 +57,8 @@ class LeaseContract(StoreBench):
         assert self.do("renew_leases", [self.renewal(zombie), self.renewal(heir)]) == [False, True]
 
     def test_lost_leases_are_named_with_the_status_of_their_runs(self) -> None:
-        held = self.lease("held")
         lost = self.lost_leases()
-        self.do("renew_leases", [self.renewal(held, 10 * LEASE)])
+        held = self.lease("held")
         assert self.store.lost_leases(self.connection, [held, *lost.values()]) == {
             lease.run_id: "gone" if how == "gone" else self.run(lease.run_id).status for how, lease in lost.items()
         }
@@ -95,6 +94,22 @@ class LeaseContract(StoreBench):
         self.clock.advance(LEASE / SECOND)
         taken = [[row.id for row in rows] for rows in self.do("expire", [Sweep(5, 1), Sweep(5, 1), Sweep(5), Sweep(5)])]
         assert taken == [[first.run_id], [second.run_id], [third.run_id], []]
+
+    def test_a_renewed_lease_is_taken_back_after_those_that_ran_out_before(self) -> None:
+        renewed, second = self.lease("a"), self.lease("b")
+        self.clock.advance(1)
+        self.do("renew_leases", [self.renewal(renewed)])
+        self.clock.advance(LEASE / SECOND)
+        assert [row.id for row in self.expire(limit=1)] == [second.run_id]
+
+    def test_nobody_judges_leases_after_waiting_too_long_for_the_right_to_write(self) -> None:
+        lease = self.lease()
+        self.clock.advance(LEASE / SECOND)
+        with self.tx() as tx:
+            tx.waited = 10.1
+            assert self.store.expire(tx, [Sweep(5, patience=10)]) == [[]]
+            tx.waited = 10.0
+            assert [row.id for row in self.store.expire(tx, [Sweep(5, patience=10)])[0]] == [lease.run_id]
 
     def test_expiring_again_after_a_lost_answer_counts_no_second_crash(self) -> None:
         lease = self.lease()
@@ -178,8 +193,9 @@ class LeaseContract(StoreBench):
         assert self.store.find_workers(self.connection) == [row._replace(seen_at=11)]
 
     def test_only_leased_runs_expire_or_are_recalled(self) -> None:
-        for status in RunStatus.all() - {RunStatus.LEASED}:
+        for status in RunStatus.all() - {RunStatus.LEASED, RunStatus.PENDING}:
             self.run_in(status)
+        self.run_in(RunStatus.PENDING)  # last: the others are claimed on their way
         self.clock.advance(10 * LEASE / SECOND)
         before = self.everything()
         assert self.expire() == []

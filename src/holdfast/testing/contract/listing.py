@@ -35,7 +35,7 @@ class ListingContract(StoreBench):
         assert self.runs(jobs=("A",)) == []
 
     def test_runs_are_found_by_status(self) -> None:
-        by_status = {status: self.run_in(status).run_id for status in sorted(RunStatus, key=_pending_last)}
+        by_status = {status: self.run_in(status).run_id for status in sorted(RunStatus, key=_is_pending)}
         for status, run_id in by_status.items():
             assert self.runs(statuses=(status,)) == [run_id]
         ended = {by_status[status] for status in RunStatus.terminal()}
@@ -66,6 +66,6 @@ class ListingContract(StoreBench):
         assert len(self.runs()) == 1
 
 
-def _pending_last(status: RunStatus) -> bool:
-    # The others are claimed on their way, and a claim would take a pending one too.
+def _is_pending(status: RunStatus) -> bool:
+    # Last: the others are claimed on their way, and a claim would take a pending one too.
     return status is RunStatus.PENDING

@@ -52,6 +52,11 @@ class StepContract(StoreBench):
         assert self.do("save_steps", [first, second]) == [True, False]
         assert self.store.find_steps(self.connection, lease.run_id) == [first.step]
 
+    def test_a_checkpoint_of_another_call_of_the_step_is_not_taken_for_the_saved_one(self) -> None:
+        lease = self.lease()
+        self.do("save_steps", [self.step(lease, output="1", started_at=1)])
+        assert self.do("save_steps", [self.step(lease, output="2", started_at=2)], replay=True) == [False]
+
     def test_a_completed_step_is_never_written_again(self) -> None:
         lease = self.lease()
         first = self.step(lease, output="1")

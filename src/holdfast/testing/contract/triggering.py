@@ -80,6 +80,12 @@ class TriggerContract(StoreBench):
     def test_idempotency_keys_belong_to_a_tenant(self) -> None:
         assert self.trigger(tenant="a", idempotency_key="k") != self.trigger(tenant="b", idempotency_key="k")
 
+    def test_a_tenant_is_given_its_own_run_for_its_idempotency_key(self) -> None:
+        made = {tenant: self.trigger(tenant=tenant, idempotency_key="k") for tenant in ("", "a", "b")}
+        for tenant, run_id in made.items():
+            answer = self.do("trigger", [self.new(tenant=tenant, idempotency_key="k")])[0]
+            assert (answer.disposition, answer.run.id) == ("idempotent", run_id)
+
     def test_idempotency_keys_differ_by_case_accent_space_and_form(self) -> None:
         keys = ["key", "KEY", "kéy", "ke\u0301y", "key ", " key", "key\n", "Ｋey", "K\u0130y", "k\u0131y", "0", "00"]
         answers = self.do("trigger", [self.new(idempotency_key=key) for key in keys])
@@ -114,6 +120,13 @@ class TriggerContract(StoreBench):
         self.trigger("expired", concurrency_key="line")
         self.crash(expired)
         assert self.run(expired.run_id).status == "pending"
+
+    def test_a_trigger_coalesces_with_the_never_claimed_run_and_not_with_one_that_returned(self) -> None:
+        returned = self.lease(concurrency_key="line")
+        first = self.trigger(concurrency_key="line")
+        self.finish(returned, Cause.RETRY)
+        answer = self.do("trigger", [self.new(concurrency_key="line")])[0]
+        assert (answer.disposition, answer.run.id) == ("coalesced", first)
 
     def test_idempotency_comes_before_coalescing(self) -> None:
         known = self.lease(idempotency_key="k")

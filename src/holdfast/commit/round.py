@@ -1,0 +1,159 @@
+"""One round: its tickets in one transaction, and what happens when that fails.
+
+Outcomes are announced after COMMIT has returned, nowhere else. The database can be lost on any line here: before
+COMMIT was asked for nothing has happened and everybody is told so; after it has answered everything has; in between
+nobody knows, and the round is played again with `tx.replay`, which every verb understands.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ..basis.clock import Clock
+from ..basis.errors import HoldfastError, SchemaError, StoreError, StoreUnavailable
+from ..store.base import Store, Tx
+from .reply import Answer, answer
+from .ticket import ORDER, Ticket, Verb
+
+_log = logging.getLogger("holdfast")
+
+#: The database itself: trying each ticket alone would only take longer.
+_TROUBLE = (StoreUnavailable, SchemaError)
+
+
+class Rounds:
+    """Serves rounds over one connection, opened when needed. One round at a time, in any thread."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self.store = store
+        self.clock = clock
+        self.connection: Any = None
+        self.count = 0
+        self.last_at = 0.0
+
+    def serve(self, tickets: Sequence[Ticket[Any]], *, replay: bool = False) -> BaseException | None:
+        """All together; if that fails, the halves, so that no caller pays for another.
+
+        Returns the error if the database itself is in trouble: then the other half need not try.
+        """
+        parts: list[Sequence[Ticket[Any]]]
+        try:
+            answers = self._transaction(tickets, replay=replay)
+        except _NoAnswer as unanswered:
+            if replay:
+                unknown = f"{self.store.name}: the commit gave no answer; whether it happened is unknown."
+                return self.refuse(tickets, with_cause(StoreUnavailable(unknown), unanswered.__cause__))
+            # It may have happened. Every verb can tell from what is there now.
+            _log.warning("a commit gave no answer, reading back: %s", unanswered.__cause__)
+            parts, replay = [tickets], True
+        except Exception as error:
+            meant = self.store.translate(error)
+            if len(tickets) == 1 or isinstance(meant, _TROUBLE):
+                return self.refuse(tickets, meant)
+            parts = [tickets[: len(tickets) // 2], tickets[len(tickets) // 2 :]]
+        else:
+            self._announce(answers)
+            return None
+        trouble: BaseException | None = None
+        for part in parts:
+            trouble = self.refuse(part, trouble) if trouble else self.serve(part, replay=replay)
+        return trouble
+
+    def _announce(self, answers: list[Answer]) -> None:
+        for ticket, value, _ in answers:
+            if (then := ticket.then) is not None:  # type: ignore[attr-defined]
+                try:
+                    then(value)
+                except Exception:
+                    _log.exception("after %s", ticket._what)
+        answer(answers)
+
+    def refuse(self, tickets: Sequence[Ticket[Any]], error: BaseException) -> BaseException | None:
+        """Answer with this error, each with its own. Returns it if the database itself is in trouble."""
+        if not isinstance(error, HoldfastError):
+            _log.error("%s: a write failed", self.store.name, exc_info=error)
+        # The frames of a traceback hold the tickets, which hold the error: a circle that would keep a whole round.
+        for one in _chain(error):
+            one.__traceback__ = None
+        # Not one exception for all: each caller adds its own traceback.
+        answer([(ticket, None, _own(error)) for ticket in tickets])
+        return error if isinstance(error, _TROUBLE) else None
+
+    def _transaction(self, tickets: Sequence[Ticket[Any]], *, replay: bool) -> list[Answer]:
+        by_verb: dict[Verb, list[Ticket[Any]]] = {}
+        for ticket in tickets:
+            by_verb.setdefault(ticket.verb, []).append(ticket)
+        answers: list[Answer] = []
+        tx: Tx | None = None
+        try:
+            if self.connection is None:
+                self.connection = self._connect()
+            tx = self.store.begin(self.connection)
+            tx.replay = replay
+            for verb in ORDER:
+                if group := by_verb.get(verb):
+                    values = getattr(self.store, verb)(tx, [ticket.row for ticket in group])
+                    answers.extend([(ticket, value, None) for ticket, value in zip(group, values, strict=True)])
+        except BaseException as error:
+            if tx is not None:
+                self.store.rollback(tx)
+            if isinstance(self.store.translate(error), StoreError):
+                self.disconnect()
+            raise
+        try:
+            self.store.commit(tx)
+        except BaseException as error:
+            self.store.rollback(tx)
+            self.disconnect()
+            if isinstance(error, Exception):
+                raise _NoAnswer from self.store.translate(error)
+            raise  # not the database's word: somebody ends this thread or program
+        self.count += 1
+        self.last_at = self.clock.steady()
+        return answers
+
+    def _connect(self) -> Any:
+        connection = self.store.connect()
+        try:
+            self.store.check_schema(connection)
+        except BaseException:
+            self.store.disconnect(connection)
+            raise
+        return connection
+
+    def disconnect(self) -> None:
+        """Close the connection; the next round opens another."""
+        if self.connection is not None:
+            self.store.disconnect(self.connection)
+            self.connection = None
+
+
+class _NoAnswer(Exception):
+    """COMMIT failed: it may or may not have happened."""
+
+
+def with_cause(error: StoreError, cause: BaseException | None) -> StoreError:
+    """The error, as if raised `from` the cause."""
+    error.__cause__ = cause
+    return error
+
+
+def _own(error: BaseException) -> BaseException:
+    try:
+        mine = copy.copy(error)
+    except Exception:
+        mine = StoreError(str(error))
+    mine.__cause__ = error.__cause__
+    return mine
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        yield one
+        one = one.__cause__ or one.__context__

@@ -1,0 +1,373 @@
+"""The engine of one app: the parts, and how they find each other. The face (`app`) is what users hold."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, TypeVar
+
+from ..basis.clock import Clock
+from ..basis.errors import ConflictError, NotFoundError, StoreClosed, WouldDeadlock
+from ..basis.ids import Ids
+from ..commit.committer import Committer
+from ..commit.reader import Reader
+from ..commit.reply import LazyReply, Reply, _running_loop, answer
+from ..commit.ticket import Ticket
+from ..model.options import Options
+from ..model.run import NewRun, RunFilter, RunRow, RunStatus
+from ..store.base import Cancelled, Store, Triggered
+from .context import current
+from .execution import Execution
+from .home import Home
+from .hub import Hub
+from .leases import LeaseKeeper
+from .registry import Registry
+from .threads import Threads
+from .watcher import Watcher
+from .worker import Worker
+
+T = TypeVar("T")
+
+
+class Engine:
+    """Everything of one app in this process."""
+
+    def __init__(self, store: Store, clock: Clock, options: Options, *, own_thread: bool = False) -> None:
+        self.store = store
+        self.clock = clock
+        self.options = options
+        self.own_thread = own_thread
+        """Execute on a loop thread of our own, even where a loop is running already."""
+        self.ids = Ids(clock.now)
+        self.registry = Registry()
+        self.committer = Committer(store, clock, inline=options.inline)
+        self.reader = Reader(store, inline=options.inline)
+        self.hub = Hub(clock, inline=options.inline)
+        self.threads = Threads()
+        self.keeper = LeaseKeeper(self.committer, self.hub, clock, options)
+        self.watcher = Watcher(store, clock, self.hub, self.keeper)
+        self._reset()
+        _all.add(self)
+
+    def _reset(self) -> None:
+        # Random at each start of a process: a pod that comes back under its old name is another worker.
+        self.identity = self.ids.new()
+        self.home: Home | None = None
+        self.worker: Worker | None = None
+        self.stopping = False
+        self.waiting_inside: set[Execution] = set()
+        self.hub.on_waiting = self._somebody_waits
+        self.hub.run_async = self._run_async
+
+    def reset_after_fork(self) -> None:
+        """In the child: nothing is running here, and the parent's runs are the parent's."""
+        self.threads.reset()
+        self.hub.reset()
+        self.keeper.reset()
+        self.watcher.reset()
+        self._reset()
+
+    # -- where coroutines run ----------------------------------------------------------------------------------
+
+    def settle_in(self) -> Home:
+        """The loop of this app: that of the caller, if there is one and it is wanted; else one on a thread."""
+        if self.home is None or not self.home.is_usable():
+            if _running_loop() is not None and not self.own_thread:
+                self.home = Home.here()
+            elif self.options.inline:
+                self.home = Home.stepwise()
+            else:
+                self.home = Home.on_thread()
+            self.worker = Worker(self, self.home.loop)
+        return self.home
+
+    def call(self, what: str, coroutine: Callable[[Worker], Coroutine[Any, Any, T]]) -> Reply[T]:
+        """What the coroutine returns, run in the app's loop."""
+        home = self.settle_in()
+        worker = self.worker
+        assert worker is not None
+        return home.call(what, lambda: coroutine(worker))
+
+    def _run_async(self, coroutine: Any) -> None:
+        home = self.settle_in()
+        home.loop.call_soon_threadsafe(lambda: self.worker and self.worker.spawn(coroutine))
+
+    # -- life --------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Serve reads and writes (again)."""
+        self.stopping = False
+        self.committer.open()
+        self.reader.open()
+        self.threads.open()
+
+    async def start(self, worker: Worker) -> None:
+        """Claim and execute runs from now on."""
+        for job in self.registry.all():
+            job.signature.resolve()
+        self.keeper.start()
+        self.watcher.order = worker.order
+        self.watcher.found = worker.wake
+        worker.start()
+        if not self.options.inline:
+            self.watcher.start()
+
+    def ready_to_work(self) -> None:
+        """What executing one by one needs, without claiming by itself."""
+        self.keeper.start()
+
+    def stop(self, timeout: float | None) -> Reply[None]:
+        """Stop the worker gracefully, then everything else. Nothing is left behind but stuck functions."""
+        self.stopping = True
+        closing = threading.Thread(target=lambda: self._close(done), name="holdfast-stop", daemon=True)
+
+        def start(_: Reply[None]) -> None:
+            if self.worker is not None:
+                self.call("stop", lambda worker: worker.stop(timeout)).when_done(go_on)
+            else:
+                go_on()
+
+        def go_on() -> None:
+            if self.options.inline:
+                self._close(done)
+            else:
+                closing.start()
+
+        def left(_: None) -> None:
+            if closing.ident is not None:
+                closing.join()
+            home, self.home, self.worker = self.home, None, None
+            if home is not None and home.loop is not _running_loop():
+                home.close()
+            self.identity = self.ids.new()
+
+        done: Reply[None] = LazyReply("stop", start, left)
+        return done
+
+    def _close(self, done: Reply[None]) -> None:
+        try:
+            self.watcher.stop()
+            self.keeper.stop()
+            self.committer.close().wait()
+            self.reader.close()
+            self.threads.close()
+            self.hub.close()
+        except Exception as error:
+            answer([(done, None, error)])
+        else:
+            answer([(done, None, None)])
+
+    # -- triggering --------------------------------------------------------------------------------------------
+
+    def trigger(self, new: NewRun, *, numbered: bool, convert: Callable[[Triggered], T]) -> Ticket[T]:
+        """Write a run; the reply is there when it is durable."""
+        if self.stopping:
+            raise StoreClosed("This app is stopping and takes no more triggers.")
+        execution = current.get()
+        if numbered and new.idempotency_key is None and execution is not None and execution.engine is self:
+            execution.check()
+            new = new._replace(idempotency_key=execution.trigger_key(new.job_name, new.input))
+        ticket = Ticket(
+            "trigger",
+            new,
+            what=f"trigger of {new.job_name}",
+            convert=convert,
+            then=self._triggered,
+            weight=len(new.input),
+        )
+        # A run must not be refused for what the line holds: its own steps wait in it.
+        self.committer.join(ticket, pass_always=execution is not None)
+        return ticket
+
+    def _triggered(self, made: Triggered) -> None:
+        """In the committing thread, after the commit."""
+        if made.disposition == "created":
+            if self.hub.hears("run:trigger"):
+                self.hub.tell("run:trigger", made.run, input=made.run.input)
+            if self.worker is not None:
+                self.worker.wake()
+
+    # -- waiting -----------------------------------------------------------------------------------------------
+
+    def wait_for(self, run_id: str, what: str, convert: Callable[[RunRow], T], timeout: float | None) -> Reply[T]:
+        """The row of the run once it has ended; `NotFoundError` if there is none."""
+        return RunReply(self, what, lambda reply: self._await(run_id, reply), convert, timeout)
+
+    def wait_for_triggered(
+        self, ticket: Ticket[Any], what: str, convert: Callable[[RunRow], T], timeout: float | None = None
+    ) -> Reply[T]:
+        """The same for a run that is being triggered."""
+
+        def start(reply: Reply[Any]) -> None:
+            def committed() -> None:
+                if ticket._error is not None:
+                    answer([(reply, None, ticket._error)])
+                else:
+                    made: Triggered = ticket._value
+                    if made.disposition == "created":
+                        # Nobody can have claimed it here before we are on the list; what others do is watched.
+                        self.hub.expect(made.run.id, reply)
+                    else:
+                        self._await(made.run.id, reply)
+
+            ticket._asked = True
+            if not ticket._subscribe(committed):
+                if ticket._error is not None:
+                    answer([(reply, None, ticket._error)])
+                else:
+                    run = ticket._value.run if isinstance(ticket._value, Triggered) else ticket._value
+                    self._await(run.id, reply)
+
+        return RunReply(self, what, start, convert, timeout)
+
+    def _await(self, run_id: str, reply: Reply[Any]) -> None:
+        # On the list first, then look: an end in between is seen by one of the two.
+        self.hub.expect(run_id, reply)
+        self.look_up(run_id)
+
+    def look_up(self, *run_ids: str) -> None:
+        """Read runs, and tell who waits for them if they have ended, or are not there."""
+        rows: Reply[list[RunRow]] = Reply("find_runs")
+
+        def looked() -> None:
+            if rows._error is not None:
+                self.hub.failed(run_ids, rows._error)
+                return
+            found: list[RunRow] = rows._value
+            self.hub.ended([row for row in found if row.completed_at is not None])
+            self.hub.gone(set(run_ids) - {row.id for row in found})
+
+        rows._asked = True
+        rows._subscribe(looked)
+        self.reader.ask(lambda c: self.store.find_runs(c, RunFilter(ids=run_ids)), rows)
+
+    def _somebody_waits(self) -> None:
+        if not self.options.inline:
+            self.watcher.look_again()
+
+    # -- ends --------------------------------------------------------------------------------------------------
+
+    def cancel(self, run_id: str, convert: Callable[[RunRow], T]) -> Ticket[T]:
+        """Cancel a run; it is durable when the reply is there."""
+
+        def outcome(cancelled: Cancelled) -> T:
+            if cancelled.run is None:
+                raise NotFoundError(f"Run not found: {run_id}")
+            if not cancelled.accepted:
+                was = cancelled.previous
+                raise _conflict("cancel", "already cancelled" if was == "cancelled" else was, run_id)
+            return convert(cancelled.run)
+
+        ticket: Ticket[T] = Ticket("cancel", run_id, what=f"cancel of {run_id}", convert=outcome, then=self._cancelled)
+        self.committer.join(ticket)
+        return ticket
+
+    def _cancelled(self, cancelled: Cancelled) -> None:
+        if cancelled.accepted and cancelled.run is not None:
+            self.ended_elsewhere([cancelled.run])
+
+    def ended_elsewhere(self, rows: Iterable[RunRow]) -> None:
+        """Runs that were ended by somebody who did not execute them. Any thread."""
+        rows = list(rows)
+        for row in rows:
+            for holder in self.keeper.held:
+                if holder.lease.run_id == row.id:
+                    holder.lease_lost(row.status)
+        self.hub.ended(rows)
+        for row in rows:
+            self.tell_ended(row)
+
+    def tell_ended(self, row: RunRow) -> None:
+        """The event that belongs to how the run ended."""
+        hub, status = self.hub, row.status
+        duration = ((row.completed_at or 0) - (row.started_at or row.created_at)) / 1e6
+        if status == RunStatus.COMPLETED:
+            hub.tell("run:complete", row, output=row.output, duration=duration)
+        elif status == RunStatus.CANCELLED:
+            hub.tell("run:cancel", row)
+        else:
+            hub.tell("run:fail", row, error=row.error, error_type=row.error_type, duration=duration)
+
+
+class RunReply(LazyReply[T]):
+    """Waits for a run to end, for at most `timeout` seconds; nothing happens to the run when the time is over."""
+
+    __slots__ = ("_engine", "_execution", "_timeout")
+
+    def __init__(
+        self,
+        engine: Engine,
+        what: str,
+        start: Callable[[Reply[T]], None],
+        convert: Callable[[Any], T],
+        timeout: float | None,
+    ) -> None:
+        super().__init__(what, start, convert)
+        self._engine = engine
+        self._timeout = timeout
+
+    def __await__(self) -> Any:
+        with _Inside(self):
+            if self._timeout is None or self.done():
+                return (yield from super().__await__())
+            self._ask()
+            loop = _running_loop()
+            assert loop is not None
+            timer = self._engine.clock.call_later(loop, self._timeout, self._give_up)
+            try:
+                return (yield from super().__await__())
+            finally:
+                timer.cancel()
+
+    def _give_up(self) -> None:
+        answer([(self, None, TimeoutError(f"{self._what}: timeout after {self._timeout} s. The run goes on."))])
+
+    def wait(self, timeout: float | None = None) -> T:
+        limits = [limit for limit in (timeout, self._timeout) if limit is not None]
+        with _Inside(self):
+            return super().wait(min(limits, default=None))
+
+
+class _Inside:
+    """A run waits for another. If all slots are taken by such runs, none of them would ever end."""
+
+    def __init__(self, reply: RunReply[Any]) -> None:
+        self.engine = reply._engine
+        self.execution = current.get() if not reply.done() else None
+
+    def __enter__(self) -> None:
+        execution, engine = self.execution, self.engine
+        if execution is None or execution.engine is not engine or execution in engine.waiting_inside:
+            self.execution = None
+            return
+        worker = execution.worker
+        taken = [other for other in worker.executing if not other.slot_free]
+        if worker.free_slots() <= 0 and len(engine.waiting_inside) + 1 >= len(taken):
+            self.execution = None
+            raise WouldDeadlock(
+                f"Run {execution.row.id} would wait for another run while all {len(taken)} slots of this worker are "
+                "taken by runs that wait as it does. Raise `concurrency`, or trigger without waiting."
+            )
+        engine.waiting_inside.add(execution)
+
+    def __exit__(self, *_: object) -> None:
+        if self.execution is not None:
+            self.engine.waiting_inside.discard(self.execution)
+
+
+def _conflict(act: str, was: str | None, run_id: str) -> ConflictError:
+    return ConflictError(f"Cannot {act} {was} run: {run_id}")
+
+
+_all: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def _in_child() -> None:
+    for engine in list(_all):
+        engine.reset_after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

@@ -1,0 +1,359 @@
+"""The worker: claims runs while it has free slots, executes them, and stops gracefully.
+
+It lives in one event loop. When a slot gets free, the next claim joins the line in the same tick as the end of the run
+that freed it, so that both share a round. While nothing is to be had it sleeps, until somebody triggers a run here,
+the watcher sees that another process did, a delayed run is due, or the polling interval is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from ..basis.clock import Timer
+from ..basis.errors import StoreClosed, StoreError
+from ..commit.ticket import Ticket
+from ..model.run import RunRow
+from ..rules.lifecycle import TABLE, Cause
+from ..store.base import Claimed, ClaimOrder, Ended, Ending, Lease, Recall, Sweep
+from .execution import Execution
+from .leases import Judge
+from .signals import AbortSignal
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+#: What is still running after the drain gets this long to unwind once it has been cancelled.
+_UNWIND_SECONDS = 1.0
+
+
+class Worker:
+    """Claims and executes, in one event loop."""
+
+    def __init__(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> None:
+        self.engine = engine
+        self.loop = loop
+        self.shutdown = AbortSignal()
+        self.running = False
+        self._stopping = False
+        self._executing: dict[str, Execution] = {}
+        self._slots = engine.options.concurrency
+        self._abandoned = 0
+        self._claiming = False
+        self._filling = False
+        self._news = 0
+        self._asleep = True
+        self._pause = 0.0
+        self._recall = False
+        self._not_before = 0.0
+        self._due: Timer | None = None
+        self._tick: Timer | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._quiet: asyncio.Event = asyncio.Event()
+        self._judge = Judge(engine.clock, engine.options.lease)
+
+    # -- running -----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Claim from now on. In the worker's loop."""
+        if self.running:
+            return
+        self.running = True
+        self._stopping = False
+        self.shutdown = AbortSignal()
+        self._look_after()
+
+    def free_slots(self) -> int:
+        """How many more runs may begin; none while too many were abandoned."""
+        if self._abandoned >= 2 * self.engine.options.concurrency:
+            return 0
+        return self._slots
+
+    @property
+    def executing(self) -> list[Execution]:
+        return list(self._executing.values())
+
+    def wake(self) -> None:
+        """There may be something to claim. Any thread; cheap when the worker is at it anyway."""
+        self._news += 1
+        if self._asleep and self.running:
+            self._asleep = False
+            self.in_loop(self._fill_soon)
+
+    def in_loop(self, call: Callable[[], object]) -> None:
+        """Call in the worker's loop. Any thread."""
+        try:
+            self.loop.call_soon_threadsafe(call)
+        except RuntimeError:
+            pass  # the loop is closed: there is nothing left to do in it
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """A task of the worker's, kept alive until it is done."""
+        task = self.loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def pause(self, seconds: float) -> None:
+        """Sleep by the engine's clock."""
+        woken = asyncio.Event()
+        timer = self.engine.clock.call_later(self.loop, seconds, woken.set)
+        try:
+            await woken.wait()
+        finally:
+            timer.cancel()
+
+    # -- claiming ----------------------------------------------------------------------------------------------
+
+    def order(self, limit: int | None = None) -> ClaimOrder | None:
+        """What a claim would ask for now; None if nothing could be taken."""
+        engine = self.engine
+        limit = self.free_slots() if limit is None else limit
+        jobs = engine.registry.names()
+        if limit <= 0 or not jobs:
+            return None
+        lease = round(engine.options.lease * 1_000_000)
+        return ClaimOrder(engine.identity, limit, lease, jobs, engine.options.queues)
+
+    def _fill_soon(self) -> None:
+        if not self._filling:
+            self._filling = True
+            # Before the tickets of this tick are handed over: the claim goes with them.
+            self.loop.call_soon(self._fill)
+
+    def _fill(self) -> None:
+        self._filling = False
+        if self._claiming or self._stopping or not self.running:
+            return
+        if self.engine.clock.steady() < self._not_before or (order := self.order()) is None:
+            self._asleep = self.free_slots() > 0
+            return
+        self._claiming = True
+        self._asleep = False
+        seen, asked = self._news, self.engine.clock.steady()
+        ticket = self._claim(order)
+        self.spawn(self._take(ticket, order, seen, asked))
+
+    def _claim(self, order: ClaimOrder) -> Ticket[Claimed]:
+        tickets: list[Ticket[Any]] = []
+        if self._recall:
+            # The answer to an earlier claim was lost: what it leased to us would wait until the lease is over.
+            known = tuple(self._executing)
+            tickets.append(_unasked("recall", Recall(order.owner, known)))
+        ticket: Ticket[Claimed] = Ticket("claim", order)
+        self.engine.committer.join(*tickets, ticket, pass_always=True)
+        return ticket
+
+    async def _take(self, ticket: Ticket[Claimed], order: ClaimOrder, seen: int, asked: float) -> None:
+        try:
+            claimed = await ticket
+        except StoreClosed:
+            self._claiming = False
+            return
+        except Exception as error:
+            self._claiming = False
+            self._failed(error)
+            return
+        self._claiming = False
+        self._pause = 0.0
+        self._recall = False
+        for row in claimed.runs:
+            self._begin(row, claimed, asked)
+        if len(claimed.runs) == order.limit or self._news != seen:
+            self._fill_soon()
+        else:
+            self._sleep_until(claimed.next_due_at)
+
+    def _failed(self, error: Exception) -> None:
+        """The database is in trouble: try again later, less often each time."""
+        self._recall = True
+        self._pause = min(max(self._pause * 2, 0.1), max(self.engine.options.polling_interval, 5.0))
+        self._not_before = self.engine.clock.steady() + self._pause
+        self.engine.hub.report(error, "claim")
+        self.engine.clock.call_later(self.loop, self._pause, self._fill_soon)
+
+    def _sleep_until(self, due: int | None) -> None:
+        self._asleep = True
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+        if due is not None:
+            seconds = max(0.0, (due - self.engine.clock.now()) / 1e6)
+            # A timer of a year would overflow some loops; looking once a day costs nothing.
+            self._due = self.engine.clock.call_later(self.loop, min(seconds, 86400.0), self._fill_soon)
+
+    def _begin(self, row: RunRow, claimed: Claimed, asked: float) -> Execution | None:
+        job = self.engine.registry.get(row.job_name)
+        if self._stopping or job is None:
+            self.spawn(self._hand_back(row))
+            return None
+        execution = Execution(self, job, row, claimed.steps.get(row.id, []), asked)
+        self._slots -= 1
+        self._executing[row.id] = execution
+        self.engine.keeper.hold(execution)
+        execution.task = self.loop.create_task(execution.main())
+        self._tasks.add(execution.task)
+        execution.task.add_done_callback(self._tasks.discard)
+        return execution
+
+    async def _hand_back(self, row: RunRow) -> None:
+        lease = Lease(row.id, row.generation, row.lease_owner or "")
+        await self._release(lease)
+
+    async def _release(self, lease: Lease) -> None:
+        ticket: Ticket[Ended] = Ticket("finish", Ending(lease, TABLE[Cause.RELEASE]))
+        self.engine.committer.join(ticket, pass_always=True)
+        try:
+            await ticket
+        except StoreError as error:
+            self.engine.hub.report(error, "shutdown", lease.run_id)  # it will be taken over when the lease is over
+
+    # -- what executions tell ----------------------------------------------------------------------------------
+
+    def freed(self, execution: Execution) -> None:
+        """The user's function has returned: its slot may be used again."""
+        if execution.slot_free:
+            return
+        execution.slot_free = True
+        self._slots += 1
+        if self.running and not self._stopping:
+            self._fill_soon()
+
+    def finished(self, execution: Execution) -> None:
+        """All is done, the end is written or lost."""
+        if self._executing.get(execution.row.id) is execution:
+            del self._executing[execution.row.id]
+        if execution.abandoned:
+            self._abandoned -= 1
+        self.engine.keeper.release(execution)
+        if not self._executing:
+            self._quiet.set()
+
+    def abandon(self, execution: Execution) -> None:
+        """A function that does not come back after it was told to: give its slot to another run."""
+        if execution.slot_free:
+            return
+        execution.abandoned = True
+        self._abandoned += 1
+        left = 2 * self.engine.options.concurrency - self._abandoned
+        text = f"Run {execution.row.id} was told to stop ({execution.signal.reason}) and did not"
+        if left <= 0:
+            text += f". {self._abandoned} functions are stuck: this worker takes no more runs until some of them return"
+        self.engine.hub.report(text, "abandoned", execution.row.id)
+        self.freed(execution)
+
+    def ended(self, row: RunRow) -> None:
+        """A run that was executed here has ended, durably (or is pending again)."""
+        hub = self.engine.hub
+        if row.completed_at is None:
+            return
+        if hub.is_awaited(row.id):
+            if row.generation == 1:
+                hub.ended([row])
+            else:
+                self.engine.look_up(row.id)  # how many steps earlier executions saved is known to the database only
+        self.engine.tell_ended(row)
+
+    # -- maintenance -------------------------------------------------------------------------------------------
+
+    def _look_after(self) -> None:
+        """Every polling interval: look for work, and for leases that ran out."""
+        if not self.running or self._stopping:
+            return
+        self._sweep()
+        self.wake()
+        if self.engine.options.inline and (awaited := self.engine.hub.awaited):
+            self.engine.look_up(*awaited)
+        interval = self.engine.options.polling_interval
+        self._tick = self.engine.clock.call_later(self.loop, interval, self._look_after)
+
+    def _sweep(self) -> None:
+        tickets = self.sweep_tickets()
+        if tickets:
+            self.engine.committer.join(*tickets, pass_always=True)
+
+    def sweep_tickets(self) -> list[Ticket[Any]]:
+        """Renew what is held here and, in the same round after it, take back leases that ran out."""
+        if not self._judge.may_judge():
+            return []
+        options = self.engine.options
+        expire = _unasked("expire", Sweep(options.max_crashes, patience=options.lease / 2))
+        expire.then = self._expired
+        return [*self.engine.keeper.renewals(), expire]
+
+    def _expired(self, rows: list[RunRow]) -> None:
+        """In the committing thread."""
+        self.engine.ended_elsewhere([row for row in rows if row.completed_at is not None])
+        if any(row.completed_at is None for row in rows):
+            self.wake()
+
+    # -- one by one --------------------------------------------------------------------------------------------
+
+    async def process(self, max_runs: float, max_seconds: float) -> int:
+        """Claim and execute one run after another, until there is none, or enough; how many."""
+        began = self.engine.clock.steady()
+        done = 0
+        while done < max_runs and (done == 0 or self.engine.clock.steady() - began < max_seconds):
+            if not await self._process_next():
+                break
+            done += 1
+        return done
+
+    async def _process_next(self) -> bool:
+        order = self.order(1)
+        if order is None:
+            return False
+        asked = self.engine.clock.steady()
+        self.engine.committer.join(*self.sweep_tickets(), pass_always=True)
+        claimed = await self._claim(order)
+        for row in claimed.runs:
+            execution = self._begin(row, claimed, asked)
+            if execution is not None and execution.task is not None:
+                await asyncio.wait([execution.task])
+        return bool(claimed.runs)
+
+    # -- stopping ----------------------------------------------------------------------------------------------
+
+    async def stop(self, timeout: float | None) -> None:
+        """Claim no more, let runs finish for `timeout` seconds, then hand back what is left, uncounted."""
+        self._stopping = True
+        self.running = False
+        for timer in (self._tick, self._due):
+            if timer is not None:
+                timer.cancel()
+        self.shutdown.set("shutdown")
+        await self._drained(timeout)
+        left = self.executing
+        for execution in left:
+            execution.abort("shutdown")
+        await asyncio.gather(*[self._release(execution.lease) for execution in left])
+        for execution in left:
+            if execution.task is not None and execution.job.signature.is_async:
+                execution.task.cancel()
+        await self._drained(_UNWIND_SECONDS)
+        others = [task for task in self._tasks if task is not asyncio.current_task()]
+        abandoned = {execution.task for execution in self.executing}
+        for task in others:
+            if task not in abandoned:
+                await asyncio.wait([task], timeout=_UNWIND_SECONDS)
+
+    async def _drained(self, timeout: float | None) -> None:
+        if not self._executing:
+            return
+        self._quiet.clear()
+        timer = None
+        if timeout is not None:
+            timer = self.engine.clock.call_later(self.loop, timeout, self._quiet.set)
+        try:
+            await self._quiet.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+
+def _unasked(verb: Any, row: Any) -> Ticket[Any]:
+    """A ticket whose failure needs no word: it will be tried again."""
+    ticket: Ticket[Any] = Ticket(verb, row)
+    ticket._asked = True
+    return ticket

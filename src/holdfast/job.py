@@ -1,0 +1,296 @@
+"""Jobs as users hold them: `Job` (trigger it), `Call` (a job with its input, not yet triggered)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    ParamSpec,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
+
+from pydantic_core import to_json
+
+from .basis.clock import from_datetime
+from .basis.durations import Duration, micros
+from .basis.errors import DefinitionError, PayloadTooLarge, ValidationError
+from .commit.reply import Reply
+from .engine.context import STEP_TYPES, Step, SyncStep
+from .engine.registry import JobDefinition, checked_key, checked_labels, checked_name
+from .engine.schema import Signature
+from .model.run import NewRun, RunStatus
+from .run import Run
+
+if TYPE_CHECKING:
+    from .app import Holdfast
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+#: SQLite and PostgreSQL hold more; nobody needs it, and JavaScript must read it exactly.
+_HIGHEST_PRIORITY = 2**31 - 1
+
+
+class JobOptions(TypedDict, total=False):
+    """What can be said of a job where it is defined."""
+
+    name: str
+    queue: str
+    priority: int
+    labels: Mapping[str, str]
+
+
+class JobDecorator(Protocol):
+    """`@app.job(...)`: the four forms of a job's function. Async before sync, with a step before without."""
+
+    @overload
+    def __call__(self, fn: Callable[Concatenate[Step, P], Awaitable[R]], /) -> Job[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[Concatenate[SyncStep, P], R], /) -> Job[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[P, Awaitable[R]], /) -> Job[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> Job[P, R]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerOptions:
+    """What `job.options(...)` has gathered."""
+
+    idempotency_key: str | None = None
+    labels: Mapping[str, str] | None = None
+    priority: int | None = None
+    delay: int = 0
+    run_at: int | None = None
+    queue: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[R_co]):
+    """A job with its input, checked and encoded, not yet triggered. A value: pass it, list it, nest it."""
+
+    job: JobDefinition
+    input: str
+    options: TriggerOptions
+
+    @property
+    def job_name(self) -> str:
+        return self.job.name
+
+    def new_run(self, run_id: str) -> NewRun:
+        """The row to be written."""
+        job, options = self.job, self.options
+        labels = job.labels if options.labels is None else {**job.labels, **options.labels}
+        return NewRun(
+            run_id,
+            job.name,
+            self.input,
+            job.queue if options.queue is None else options.queue,
+            job.priority if options.priority is None else options.priority,
+            options.delay,
+            options.run_at,
+            options.idempotency_key,
+            None,
+            to_json(labels).decode() if labels else "{}",
+        )
+
+
+class Job(Generic[P, R_co]):
+    """A function that runs durably. Made by `@app.job`, or by `@job` and `app.register`.
+
+    `fn` is the plain function: call that to run it as what it is.
+    """
+
+    def __init__(self, definition: JobDefinition, app: Holdfast | None, options: TriggerOptions | None = None) -> None:
+        self._definition = definition
+        self._app = app
+        self._options = options or TriggerOptions()
+
+    @property
+    def name(self) -> str:
+        """Its name in the database."""
+        return self._definition.name
+
+    @property
+    def fn(self) -> Callable[..., Any]:
+        """The plain function."""
+        return self._definition.fn
+
+    @property
+    def input_schema(self) -> dict[str, Any]:
+        """JSON Schema of the input: an object by parameter name."""
+        return self._definition.signature.input_json_schema()
+
+    @property
+    def output_schema(self) -> dict[str, Any]:
+        """JSON Schema of the output; empty if the function does not say what it returns."""
+        return self._definition.signature.output_json_schema()
+
+    # -- triggering --------------------------------------------------------------------------------------------
+
+    def bind(self, *args: P.args, **kwargs: P.kwargs) -> Call[R_co]:
+        """The job with this input. `ValidationError` naming every wrong parameter; nothing is written."""
+        text = self._definition.signature.encode(args, kwargs)
+        if self._app is not None:
+            self._app._check_size(text)
+        return Call(self._definition, text, self._options)
+
+    def trigger(self, *args: P.args, **kwargs: P.kwargs) -> Reply[Run[R_co]]:
+        """Write a run of this job; the reply is there when the run is durable.
+
+        `ValidationError` in the call itself, before anything is written. `run.disposition` says whether the run is
+        new. Inside a run, outside of its steps, the trigger is numbered, so that a replay doesn't trigger again.
+        """
+        return self._need_app()._trigger(self.bind(*args, **kwargs))
+
+    def run(self, *args: P.args, **kwargs: P.kwargs) -> Reply[R_co]:
+        """Trigger and wait for the output. Raises `RunFailed`, `RunTimedOut` or `RunCancelled` if there is none."""
+        return self._need_app()._run(self.bind(*args, **kwargs))
+
+    def trigger_and_wait(self, *args: P.args, **kwargs: P.kwargs) -> Reply[Run[R_co]]:
+        """Trigger and wait for the end; the ended run, however it ended."""
+        return self._need_app()._trigger_and_wait(self.bind(*args, **kwargs))
+
+    def options(
+        self,
+        *,
+        idempotency_key: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        priority: int | None = None,
+        delay: Duration | None = None,
+        run_at: datetime | None = None,
+        queue: str | None = None,
+    ) -> Job[P, R_co]:
+        """The same job, whose triggers have these options.
+
+        `idempotency_key`: at most one run of this job per key, for ever (while that run exists). `labels` add to the
+        job's own. Higher `priority` first, -2147483648 to 2147483647. `delay` or `run_at`: not before; a naive
+        datetime is local time. `queue`: only workers of that queue take it.
+        """
+        if delay is not None and run_at is not None:
+            raise ValidationError("options: give delay or run_at, not both.")
+        given = self._options
+        if delay is not None:
+            given = replace(given, delay=micros(delay, "delay"), run_at=None)
+        if run_at is not None:
+            given = replace(given, run_at=_instant(run_at), delay=0)
+        if labels is not None:
+            given = replace(given, labels={**(given.labels or {}), **checked_labels(labels)})
+        if priority is not None:
+            given = replace(given, priority=checked_priority(priority))
+        if idempotency_key is not None:
+            given = replace(given, idempotency_key=checked_key(idempotency_key, "idempotency_key"))
+        if queue is not None:
+            given = replace(given, queue=checked_name(queue, "queue"))
+        return Job(self._definition, self._app, given)
+
+    # -- reading -----------------------------------------------------------------------------------------------
+
+    def get_run(self, run_id: str) -> Reply[Run[R_co] | None]:
+        """The run; None if there is none of this job with that id."""
+        return self._need_app()._get_run(run_id, self._definition)
+
+    def get_runs(
+        self,
+        *,
+        status: RunStatus | str | list[RunStatus] | list[str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        limit: int | None = 100,
+        offset: int = 0,
+    ) -> Reply[list[Run[R_co]]]:
+        """Runs of this job, newest first."""
+        return self._need_app()._get_runs(
+            jobs=(self.name,), status=status, labels=labels, limit=limit, offset=offset, before=None
+        )
+
+    def _need_app(self) -> Holdfast:
+        if self._app is None:
+            raise DefinitionError(
+                f"Job {self.name!r} belongs to no app yet. Use what app.register({self.fn.__name__}) gives."
+            )
+        return self._app
+
+    def __repr__(self) -> str:
+        return f"<Job {self.name}>"
+
+
+def define(fn: Callable[..., Any], options: JobOptions, localns: Mapping[str, Any] | None) -> JobDefinition:
+    """The definition of a job; `DefinitionError` or `ValidationError` where it can't be one."""
+    if isinstance(fn, Job):
+        raise DefinitionError(f"{fn.name!r} is a job already; register it with app.register(...).")
+    if not callable(fn):
+        raise DefinitionError(f"{fn!r} is not a function.")
+    key = getattr(fn, "__name__", type(fn).__name__)
+    return JobDefinition(
+        name=checked_name(options.get("name", key), "job name"),
+        key=key,
+        fn=fn,
+        signature=Signature(fn, STEP_TYPES, localns),
+        queue=checked_name(options.get("queue", "default"), "queue"),
+        priority=checked_priority(options.get("priority", 0)),
+        labels=checked_labels(options.get("labels", {})),
+    )
+
+
+def checked_priority(priority: object) -> int:
+    if type(priority) is not int or not -_HIGHEST_PRIORITY - 1 <= priority <= _HIGHEST_PRIORITY:
+        raise ValidationError(f"priority: {priority!r} must be a whole number of at most 32 bits.")
+    return priority
+
+
+def _instant(when: object) -> int:
+    if not isinstance(when, datetime):
+        raise ValidationError(f"run_at: {type(when).__name__} is not a datetime.")
+    try:
+        return from_datetime(when)
+    except (OverflowError, OSError, ValueError) as error:
+        raise ValidationError(f"run_at: {when!r} is out of range.") from error
+
+
+def check_size(text: str, limit: int, what: str) -> None:
+    """`PayloadTooLarge` if the text is longer than `limit` bytes."""
+    if len(text) * 4 > limit and (size := len(text.encode())) > limit:
+        raise PayloadTooLarge(f"{what}: {size} bytes are more than the limit of {limit} bytes.")
+
+
+@overload
+def job(fn: Callable[Concatenate[Step, P], Awaitable[R]], /) -> Job[P, R]: ...
+@overload
+def job(fn: Callable[Concatenate[SyncStep, P], R], /) -> Job[P, R]: ...
+@overload
+def job(fn: Callable[P, Awaitable[R]], /) -> Job[P, R]: ...
+@overload
+def job(fn: Callable[P, R], /) -> Job[P, R]: ...
+@overload
+def job(**options: Unpack[JobOptions]) -> JobDecorator: ...
+def job(fn: Any = None, /, **options: Any) -> Any:
+    """Define a job without an app: `@job` or `@job(name=…)`. `app.register(it)` gives the handle that can trigger."""
+    localns = sys._getframe(1).f_locals
+
+    def decorate(fn: Callable[..., Any]) -> Job[Any, Any]:
+        return Job(define(fn, checked_options(options), localns), None)
+
+    return decorate if fn is None else decorate(fn)
+
+
+def checked_options(options: dict[str, Any]) -> JobOptions:
+    """The options, if all of them exist."""
+    unknown = sorted(set(options) - set(JobOptions.__annotations__))
+    if unknown:
+        raise DefinitionError(
+            f"job: there is no option {', '.join(map(repr, unknown))}. "
+            f"There are: {', '.join(JobOptions.__annotations__)}."
+        )
+    return cast("JobOptions", options)

@@ -1,0 +1,296 @@
+"""How much SQLite has to do: no hot statement reads the history, and the future costs a claim nothing.
+
+Nothing here measures time. A plan says which index is used; instructions of SQLite's virtual machine say how much.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from holdfast.model.run import NewRun, RunFilter
+from holdfast.store.base import ClaimOrder, Lease, Sweep
+from holdfast.store.sqlite import _SQL, SqliteStore
+from holdfast.testing.clock import HandClock
+
+CLOCK = HandClock()
+NOW = CLOCK.now()
+LEASE = 30_000_000
+
+_RUN = ["id", "job", "in", "default", 0, NOW, "idem", "key", "{}", "", None, None]
+_SAVE = ["me", "r1", "step", 0, 0, "completed", 0, 1, None, "1", None, 1, 2, 0]
+
+#: Every statement that a worker runs again and again, with values for it.
+HOT: dict[str, tuple[Any, ...]] = {
+    "insert_runs": (json.dumps([_RUN]), NOW),
+    "insert_labels": (json.dumps(["r1"]),),
+    "find_triggered": (json.dumps([_RUN]),),
+    "next_due": (),
+    "promote": (NOW, 10_000),
+    "claim": (json.dumps([["default", "job"], ["default", "job2"]]), 10, "me", NOW, LEASE),
+    "has_claimable": (json.dumps([["default", "job"]]), NOW),
+    "finish": (json.dumps([["r1", 1, "me", "completed", True, "1", None, None, 0, 0]]), NOW),
+    "states": (json.dumps(["r1"]),),
+    "cancel": (json.dumps(["r1"]), NOW),
+    "expire": (NOW, 5, 100),
+    "recall": ("me", json.dumps(["r1"]), NOW),
+    "renew_leases": (json.dumps([["r1", 1, "me", LEASE]]), NOW),
+    "lost_leases": (json.dumps([["r1", 1, "me"]]),),
+    "move_on": (json.dumps(["r1"]),),
+    "save_progress": (json.dumps([["r1", 1, "me", "{}"]]), NOW),
+    "save_steps": (json.dumps([_SAVE]),),
+    "saved_steps": (json.dumps([_SAVE]),),
+    "first_steps": (json.dumps(["r1"]), 100),
+    "find_steps": ("r1", 0, 100),
+    "save_logs": (json.dumps([["r1", 1, "me", None, "info", "text", None, 1]]), True),
+    "find_logs": ("r1", 0, 100),
+}
+#: These concern workers, of which there are few.
+COLD = {"report_workers", "dismiss_workers", "find_workers"}
+
+_BIG = "holdfast_(runs|steps|logs|labels)"
+
+
+def fill(
+    connection: sqlite3.Connection, count: int, *, status: str, job: str = "job", due: int = 1, first: int = 0
+) -> None:
+    """Many rows at once, made by SQLite itself."""
+    ended = "1" if status == "completed" else "null"
+    connection.execute(
+        f"""
+        with recursive n(i) as (select ? union all select i + 1 from n where i < ? - 1)
+        insert into holdfast_runs (id, job_name, status, run_at, due, created_at, updated_at, completed_at, input,
+                                   generation)
+        select printf('%s%026d', ?, i), ?, ?, ? + iif(?, 0, 3600000000 + i), ?, 0, 0, {ended}, '1', ? from n
+        """,
+        (first, first + count, status + job, job, status, NOW, due, due, 1 if status == "completed" else 0),
+    )
+
+
+@pytest.fixture(scope="module", params=["no statistics", "analyzed"])
+def full(request: pytest.FixtureRequest) -> Iterator[sqlite3.Connection]:
+    """20,000 finished runs and 1,000 pending ones, with a step, a log line and a label each."""
+    store = SqliteStore("sqlite://", clock=CLOCK)
+    store.migrate()
+    connection = store.connect()
+    connection.execute("begin")
+    fill(connection, 20_000, status="completed")
+    fill(connection, 1_000, status="pending")
+    connection.execute(
+        "insert into holdfast_steps (run_id, name, occurrence, position, status, attempt, generation, started_at, "
+        "completed_at) select id, 'step', 0, 0, 'completed', 0, 1, 0, 0 from holdfast_runs"
+    )
+    connection.execute(
+        "insert into holdfast_logs (run_id, generation, level, message, created_at) "
+        "select id, 1, 'info', 'text', 0 from holdfast_runs"
+    )
+    connection.execute("insert into holdfast_labels select 'env', 'test', id from holdfast_runs")
+    connection.execute("commit")
+    if request.param == "analyzed":
+        connection.execute("analyze")
+    yield connection
+    store.disconnect(connection)
+    store.close()
+
+
+def plan(connection: sqlite3.Connection, text: str, values: tuple[Any, ...]) -> list[str]:
+    return [row[3] for row in connection.execute(f"explain query plan {text}", values).fetchall()]
+
+
+def instructions(connection: sqlite3.Connection, call: Callable[[], object]) -> int:
+    """Instructions of SQLite's virtual machine that the call takes, to the next ten."""
+    count = 0
+
+    def tick() -> int:
+        nonlocal count
+        count += 1
+        return 0
+
+    connection.set_progress_handler(tick, 10)
+    try:
+        call()
+    finally:
+        connection.set_progress_handler(None, 10)
+    return count * 10
+
+
+def test_every_statement_is_either_hot_or_cold() -> None:
+    assert set(HOT) | COLD == set(_SQL)
+
+
+@pytest.mark.parametrize("name", HOT)
+def test_a_hot_statement_never_reads_a_whole_table(full: sqlite3.Connection, name: str) -> None:
+    lines = plan(full, _SQL[name], HOT[name])
+    aliases = {alias for table, alias in re.findall(r"(\w+) as (\w+)", _SQL[name]) if re.fullmatch(_BIG, table)}
+    for line in lines:
+        scanned = re.match(r"SCAN (\w+)(.*)", line)
+        if scanned and (re.fullmatch(_BIG, scanned[1]) or scanned[1] in aliases):
+            # A partial index holds only what is pending, leased or delayed, never the history.
+            partial = re.search(r"USING (COVERING )?INDEX holdfast_runs_(claimable|delayed|leases)", scanned[2])
+            assert partial, f"{name}: {line}\n" + "\n".join(lines)
+
+
+@pytest.mark.parametrize("name", HOT)
+def test_a_hot_statement_costs_the_same_with_a_long_history(full: sqlite3.Connection, name: str) -> None:
+    def call() -> None:
+        full.execute(_SQL[name], HOT[name]).fetchall()
+
+    full.execute("begin")
+    try:
+        # One pass over 21,000 rows would be 100,000 instructions at least.
+        assert instructions(full, call) < 5_000, plan(full, _SQL[name], HOT[name])
+    finally:
+        full.execute("rollback")
+
+
+@pytest.mark.parametrize(
+    "filter",
+    [
+        RunFilter(ids=("a", "b")),
+        RunFilter(jobs=("job",), limit=20),
+        RunFilter(limit=20),
+        RunFilter(limit=20, before="pending"),
+        RunFilter(statuses=("failed",), limit=20),
+        RunFilter(statuses=("pending", "leased"), limit=20),
+        RunFilter(labels=(("env", "prod"),), limit=20),
+        RunFilter(labels=(("env", "test"),), limit=20),
+    ],
+    ids=repr,
+)
+def test_a_page_of_a_listing_does_not_read_the_history(full: sqlite3.Connection, filter: RunFilter) -> None:
+    store = SqliteStore("sqlite://", clock=CLOCK)
+    assert instructions(full, lambda: store.find_runs(full, filter)) < 20_000
+
+
+# -- what is not for us costs nothing --------------------------------------------------------------------------------
+
+
+def claim_cost(*, others: bool) -> tuple[int, int, int]:
+    """Instructions of a claim of ten runs, of a look beforehand, and of an expiry."""
+    store = SqliteStore("sqlite://", clock=CLOCK)
+    store.migrate()
+    connection = store.connect()
+    connection.execute("begin")
+    fill(connection, 1_000, status="pending")
+    if others:
+        fill(connection, 100_000, status="pending", job="unknown")
+        fill(connection, 100_000, status="pending", job="job", due=0, first=1_000_000)
+    connection.execute("commit")
+    order = ClaimOrder("me", 10, LEASE, ("job", "second", "third"))
+    tx = store.begin(connection)
+    costs = (
+        instructions(connection, lambda: store.claim(tx, [order])),
+        instructions(connection, lambda: store.has_claimable(connection, order)),
+        instructions(connection, lambda: store.expire(tx, [Sweep(5)])),
+    )
+    claimed = connection.execute("select count(*) from holdfast_runs where status = 'leased'").fetchone()
+    assert claimed == (10,)
+    store.rollback(tx)
+    store.disconnect(connection)
+    store.close()
+    return costs
+
+
+def test_unknown_jobs_and_the_future_do_not_slow_a_claim() -> None:
+    alone, among = claim_cost(others=False), claim_cost(others=True)
+    assert alone[0] > 100, "something was measured"
+    for without, beside in zip(alone, among, strict=True):
+        assert beside < 2 * without + 20, (alone, among)
+
+
+def test_a_claim_does_not_pay_for_each_run_that_waits() -> None:
+    store = SqliteStore("sqlite://", clock=CLOCK)
+    store.migrate()
+    connection = store.connect()
+    costs = []
+    for first, count in ((0, 100), (100, 50_000)):
+        fill(connection, count, status="pending", first=first)
+        tx = store.begin(connection)
+        costs.append(instructions(connection, lambda: store.claim(tx, [ClaimOrder("me", 10, LEASE, ("job",))])))  # noqa: B023
+        store.rollback(tx)
+    store.disconnect(connection)
+    store.close()
+    assert costs[1] < 2 * costs[0], costs
+
+
+def test_a_claim_makes_only_so_many_delayed_runs_due_at_once() -> None:
+    store = SqliteStore("sqlite://", clock=CLOCK)
+    store.migrate()
+    connection = store.connect()
+    clock = HandClock()
+    store.clock = clock
+    fill(connection, 25_000, status="pending", due=0)
+    clock.advance(2 * 3600)
+    order = ClaimOrder("me", 1, LEASE, ("other",))
+    left = []
+    for _ in range(3):
+        tx = store.begin(connection)
+        due = store.claim(tx, [order])[0].next_due_at
+        store.commit(tx)
+        left.append(connection.execute("select count(*) from holdfast_runs where due = 0").fetchone()[0])
+        assert (due is None) == (left[-1] == 0)
+    store.disconnect(connection)
+    store.close()
+    assert left == [15_000, 5_000, 0]
+
+
+def test_one_round_is_a_few_statements_however_many_rows_it_has() -> None:
+    store = SqliteStore("sqlite://", clock=CLOCK)
+    store.migrate()
+    connection = store.connect()
+
+    def statements(count: int, first: int) -> int:
+        seen: list[str] = []
+        tx = store.begin(connection)
+        connection.set_trace_callback(seen.append)
+        store.trigger(tx, [NewRun(f"{n:026d}", "job", "1", labels='{"a":"b"}') for n in range(first, first + count)])
+        (claimed,) = store.claim(tx, [ClaimOrder("me", count, LEASE, ("job",))])
+        assert len(claimed.runs) == count
+        leases = [Lease(run.id, run.generation, "me") for run in claimed.runs]
+        assert len(store.lost_leases(connection, leases)) == 0
+        assert all(cancelled.accepted for cancelled in store.cancel(tx, [lease.run_id for lease in leases]))
+        connection.set_trace_callback(None)
+        store.commit(tx)
+        return len(seen)
+
+    one, many = statements(1, 0), statements(500, 1000)
+    store.disconnect(connection)
+    store.close()
+    assert one == many <= 8
+
+
+# -- the dialect -----------------------------------------------------------------------------------------------------
+
+#: What SQLite learned after 3.39.
+TOO_NEW = [
+    r"jsonb", r"'subsec", r"\bsubsecond\b", r"\bconcat(_ws)?\s*\(", r"\bstring_agg\b", r"\btimediff\b",
+    r"\boctet_length\b", r"\bunhex\b", r"\bjson_pretty\b", r"\bjson_error_position\b", r"\bjson_array_insert\b",
+    r"\bmedian\b", r"\bpercentile", r"\bif\s*\(", r"\bunistr", r"\d_\d", r"\bwithin group\b",
+    r"\w\([^()]* order by [^()]*\)",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", TOO_NEW)
+def test_the_sql_needs_nothing_newer_than_sqlite_3_39(pattern: str) -> None:
+    schema = SqliteStore("sqlite://").schema
+    texts = {**_SQL, "schema": schema.fresh, **{migration.name: migration.text for migration in schema.migrations}}
+    for name, text in texts.items():
+        bare = re.sub(r"--[^\n]*", "", text)
+        found = re.search(pattern, bare, re.IGNORECASE)
+        assert not found, f"{name}: {found and found[0]}"
+
+
+def test_the_word_list_would_find_something() -> None:
+    for text in (
+        "select concat(a, b)",
+        "select string_agg(a, ',')",
+        "select sum(a order by b)",
+        "select unixepoch('now', 'subsec')",
+        "select jsonb(a)",
+    ):
+        assert any(re.search(pattern, text) for pattern in TOO_NEW), text
