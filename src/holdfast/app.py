@@ -220,7 +220,9 @@ class Holdfast:
             text = job.signature.encode(args, kwargs)
         except (Outdated, ValidationError) as error:
             raise ValidationError(f"Cannot retrigger run {run_id}: {error.message}") from error
-        new = Call[Any](job, text, TriggerOptions()).new_run(self._engine.ids.new())
+        # Not `Call[Any](…)`: before Python 3.12 that can't make a frozen dataclass with slots.
+        again: Call[Any] = Call(job, text, TriggerOptions())
+        new = again.new_run(self._engine.ids.new())
         new = new._replace(queue=row.queue, priority=row.priority, labels=row.labels, tenant=row.tenant)
         return self._engine.trigger(
             new, numbered=False, convert=lambda made: Run(self, made.run, job, made.disposition)

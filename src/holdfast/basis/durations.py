@@ -27,13 +27,17 @@ def seconds(duration: Duration, what: str = "duration") -> float:
             raise ValidationError(f"{what}: {duration!r} is not a duration. Write e.g. '90s', '5m', '12h', '30d'.")
         value = float(match[1]) * _UNITS[match[2]]
     elif type(duration) in (int, float):
-        value = float(cast("float", duration))
+        try:
+            value = float(cast("float", duration))
+        except OverflowError:
+            value = math.inf
     else:
         raise ValidationError(
             f"{what}: {type(duration).__name__} is not a duration. Give seconds, a timedelta or e.g. '5m'."
         )
     if not math.isfinite(value) or value < 0 or value > _LONGEST:
-        raise ValidationError(f"{what}: {duration!r} must be between 0 seconds and 1000 years.")
+        shown = repr(duration) if math.isfinite(value) else "it"  # the repr of a huge integer may itself be refused
+        raise ValidationError(f"{what}: {shown} must be between 0 seconds and 1000 years.")
     return value
 
 

@@ -244,10 +244,10 @@ class Execution:
 
     def _find_out(self) -> None:
         async def look() -> None:
-            reply: Reply[dict[str, str]] = Reply("lost_leases")
+            reply: Reply[dict[Lease, str]] = Reply("lost_leases")
             self.engine.reader.ask(lambda c: self.engine.store.lost_leases(c, [self.lease]), reply)
             try:
-                status = (await reply).get(self.row.id)
+                status = (await reply).get(self.lease)
             except Exception:
                 status = None
             self.abort("cancelled" if status == RunStatus.CANCELLED else "lease-lost")

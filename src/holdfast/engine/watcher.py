@@ -106,8 +106,8 @@ class Watcher:
         if holders := self._keeper.held:
             lost = self._store.lost_leases(connection, [holder.lease for holder in holders])
             for holder in holders:
-                if holder.lease.run_id in lost:
-                    holder.lease_lost(lost[holder.lease.run_id])
+                if holder.lease in lost:
+                    holder.lease_lost(lost[holder.lease])
         if awaited := self._hub.awaited:
             rows = self._store.find_runs(connection, RunFilter(ids=tuple(awaited)))
             self._hub.ended([row for row in rows if row.completed_at is not None])

@@ -302,8 +302,8 @@ class Store(ABC):
         """Whether a claim would find something now. Cheap, takes no lock, may be outdated at once."""
 
     @abstractmethod
-    def lost_leases(self, connection: Any, leases: Sequence[Lease]) -> dict[str, str]:
-        """Of these leases the lost ones: run id to the run's status now ("gone" if it is)."""
+    def lost_leases(self, connection: Any, leases: Sequence[Lease]) -> dict[Lease, str]:
+        """Of these leases the lost ones, each with the status of its run now ("gone" if it is)."""
 
     @abstractmethod
     def change_mark(self, connection: Any) -> int | None:

@@ -293,8 +293,8 @@ class SqliteStore(SqliteFile):
         wanted = (_wanted(order), self.clock.now())
         return bool(connection.execute(_SQL["has_claimable"], wanted).fetchone()[0])
 
-    def lost_leases(self, connection: sqlite3.Connection, leases: Sequence[Lease]) -> dict[str, str]:
-        return dict(connection.execute(_SQL["lost_leases"], (_rows(leases),)).fetchall())
+    def lost_leases(self, connection: sqlite3.Connection, leases: Sequence[Lease]) -> dict[Lease, str]:
+        return {leases[at]: status for at, status in connection.execute(_SQL["lost_leases"], (_rows(leases),)).fetchall()}
 
     def change_mark(self, connection: sqlite3.Connection) -> int | None:
         mark: int = connection.execute("pragma data_version").fetchone()[0]

@@ -119,7 +119,7 @@ class EndingContract(StoreBench):
         run = self.run(lease.run_id)
         assert cancelled.run == run
         assert (run.status, run.completed_at, run.generation) == ("cancelled", self.clock.now(), 2)
-        assert self.store.lost_leases(self.connection, [lease]) == {lease.run_id: "cancelled"}
+        assert self.store.lost_leases(self.connection, [lease]) == {lease: "cancelled"}
 
     def test_a_cancel_repeated_after_a_lost_answer_is_accepted(self) -> None:
         run_id = self.trigger()

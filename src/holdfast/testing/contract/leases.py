@@ -60,7 +60,7 @@ class LeaseContract(StoreBench):
         lost = self.lost_leases()
         held = self.lease("held")
         assert self.store.lost_leases(self.connection, [held, *lost.values()]) == {
-            lease.run_id: "gone" if how == "gone" else self.run(lease.run_id).status for how, lease in lost.items()
+            lease: "gone" if how == "gone" else self.run(lease.run_id).status for how, lease in lost.items()
         }
 
     # -- expiry ------------------------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ class LeaseContract(StoreBench):
         assert self.do("recall", [Recall("me", (known.run_id,))]) == [1]
         run = self.run(unknown.run_id)
         assert (run.status, run.generation, run.crashes, run.attempt) == ("pending", 2, 0, 0)
-        assert self.store.lost_leases(self.connection, [known, unknown, others]) == {unknown.run_id: "pending"}
+        assert self.store.lost_leases(self.connection, [known, unknown, others]) == {unknown: "pending"}
 
     def test_a_worker_that_knows_of_nothing_gives_back_everything(self) -> None:
         for _ in range(3):

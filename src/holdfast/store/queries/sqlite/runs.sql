@@ -133,7 +133,7 @@ where r.id = e.value ->> 0 and r.generation = e.value ->> 1 and r.lease_owner = 
 returning id, generation, lease_owner;
 
 -- name: lost_leases
-select e.value ->> 0, coalesce(r.status, 'gone')
+select e.key, coalesce(r.status, 'gone')
 from json_each(?1) as e
 left join holdfast_runs as r on r.id = e.value ->> 0
 where r.id is null or r.generation <> e.value ->> 1 or r.lease_owner is not e.value ->> 2;
