@@ -11,12 +11,12 @@ from .basis.clock import Clock, SystemClock
 from .basis.durations import Duration, seconds
 from .basis.errors import ConflictError, NotFoundError, Outdated, ValidationError
 from .basis.text import storable
-from .commit.reply import LazyReply, Reply, answer, hand_on
+from .commit.reply import LazyReply, Reply, answer, hand_on, may_block
 from .commit.ticket import Ticket
 from .engine.context import Step, SyncStep, step_function
 from .engine.engine import Engine
 from .engine.hub import Listener
-from .engine.registry import JobDefinition, checked_labels
+from .engine.registry import JobDefinition, checked_labels, checked_name
 from .engine.worker import Worker
 from .job import Call, Job, JobDecorator, JobOptions, TriggerOptions, check_size, checked_options, define
 from .model.event import Event
@@ -89,7 +89,7 @@ class Holdfast:
             polling_interval=seconds(polling_interval, "polling_interval"),
             lease=length,
             lease_renew_interval=renew,
-            queues=(queues,) if isinstance(queues, str) else tuple(queues),
+            queues=tuple(checked_name(queue, "queues") for queue in _several(queues, (str,), "queues")),
             max_crashes=max_crashes,
             cancel_grace=seconds(cancel_grace, "cancel_grace"),
             max_input_bytes=max_input_bytes,
@@ -105,7 +105,9 @@ class Holdfast:
                 "sqlite:///:memory: has one connection only: use it with inline=True, or 'sqlite://'."
             )
         self._works = worker
-        self._engine = Engine(store, clock, options, own_thread=worker == "thread")
+        self._engine = Engine(
+            store, clock, options, own_thread=worker == "thread", own_store=isinstance(url, str)
+        )
         self.jobs = Jobs(self)
         self.register(*(jobs.values() if isinstance(jobs, Mapping) else jobs))
         if isinstance(jobs, Mapping):
@@ -178,6 +180,8 @@ class Holdfast:
         """Write a run of the call; the reply is there when the run is durable."""
         if not isinstance(call, Call):
             raise ValidationError(f"trigger: {call!r} is not a call. Write app.trigger(job.bind(…)).")
+        # What is not registered here nobody may ever execute.
+        self._engine.registry.need(call.job_name)
         self._check_size(call.input)
         return self._trigger(call)
 
@@ -188,6 +192,7 @@ class Holdfast:
         today's code refuses the input.
         """
         engine = self._engine
+        _text(run_id, "run id")
         reply: Reply[Run[Any]] = Reply(f"retrigger of {run_id}")
         read: Reply[list[RunRow]] = Reply("find_runs")
         read._asked = True
@@ -262,7 +267,7 @@ class Holdfast:
         return self._cancel(run_id, None)
 
     def _cancel(self, run_id: str, job: JobDefinition | None) -> Reply[Run[Any]]:
-        return self._engine.cancel(run_id, lambda row: self._seen(row, job))
+        return self._engine.cancel(_text(run_id, "run id"), lambda row: self._seen(row, job))
 
     def _seen(self, row: RunRow, job: JobDefinition | None = None) -> Run[Any]:
         return Run(self, row, job or self._engine.registry.get(row.job_name))
@@ -296,8 +301,7 @@ class Holdfast:
         `limit=None` gives every one. `before`: only runs older than the one with this id, for paging that stays
         stable while new runs come in.
         """
-        given = [] if job is None else [job] if isinstance(job, str | Job) else list(job)
-        jobs = tuple(one.name if isinstance(one, Job) else one for one in given)
+        jobs = tuple(one.name if isinstance(one, Job) else one for one in _several(job, (str, Job), "job"))
         return self._get_runs(jobs=jobs, status=status, labels=labels, limit=limit, offset=offset, before=before)
 
     def _get_runs(
@@ -313,16 +317,17 @@ class Holdfast:
         wanted = RunFilter(
             jobs=tuple(_text(job, "job") for job in jobs),
             statuses=_statuses(status),
-            labels=tuple(checked_labels(labels or {}).items()),
+            labels=tuple(checked_labels({} if labels is None else labels).items()),
             limit=None if limit is None else _count(limit, "limit"),
             offset=_count(offset, "offset"),
-            before=before,
+            before=None if before is None else _text(before, "before"),
         )
         return self._find(wanted, lambda rows: [self._seen(row) for row in rows])
 
     def get_steps(self, run_id: str) -> Reply[list[StepRecord]]:
         """The saved steps of a run, in the order in which they were started."""
         store = self._engine.store
+        _text(run_id, "run id")
         return self._engine.reader.read(
             "get_steps", lambda c: store.find_steps(c, run_id), lambda rows: [StepRecord.of(row) for row in rows]
         )
@@ -330,6 +335,8 @@ class Holdfast:
     def get_logs(self, run_id: str, *, after: int = 0, limit: int | None = None) -> Reply[list[LogLine]]:
         """The log lines of a run, in the order of writing; `after` the line with this id."""
         store = self._engine.store
+        _text(run_id, "run id")
+        _count(after, "after")
         many = None if limit is None else _count(limit, "limit")
         return self._engine.reader.read(
             "get_logs",
@@ -342,11 +349,12 @@ class Holdfast:
         return self._wait_for_run(run_id, None, timeout)
 
     def _wait_for_run(self, run_id: str, job: JobDefinition | None, timeout: float | None) -> Reply[Run[Any]]:
-        return self._engine.wait_for(run_id, f"end of run {run_id}", lambda row: self._seen(row, job), timeout)
+        what = f"end of run {_text(run_id, 'run id')}"
+        return self._engine.wait_for(run_id, what, lambda row: self._seen(row, job), _timeout(timeout))
 
     def _result_of(self, run_id: str, job: JobDefinition | None, timeout: float | None) -> Reply[Any]:
         what = f"result of run {run_id}"
-        return self._engine.wait_for(run_id, what, lambda row: result(self._seen(row, job)), timeout)
+        return self._engine.wait_for(run_id, what, lambda row: result(self._seen(row, job)), _timeout(timeout))
 
     def _refresh(self, run_id: str, job: JobDefinition | None) -> Reply[Run[Any]]:
         def one(rows: list[RunRow]) -> Run[Any]:
@@ -436,13 +444,13 @@ class Holdfast:
         What is handed back is pending again, with its saved steps, and nothing is counted. `timeout=None` waits for as
         long as it takes. The app may be started again.
         """
-        return self._engine.stop(timeout)
+        return self._engine.stop(_timeout(timeout))
 
     def process_one(self) -> Reply[bool]:
         """Claim one run and execute it to its end; False if there was none. Needs no started worker."""
-        self._engine.ready_to_work()
 
         async def one(worker: Worker) -> bool:
+            self._engine.ready_to_work()
             return await worker.process(1, float("inf")) == 1
 
         return self._engine.call("process_one", one)
@@ -451,11 +459,19 @@ class Holdfast:
         """Execute runs one after another until there is none to claim; how many. For cron, serverless and tests."""
         most = float("inf") if max_runs is None else _count(max_runs, "max_runs")
         longest = float("inf") if max_seconds is None else seconds(max_seconds, "max_seconds")
-        self._engine.ready_to_work()
-        return self._engine.call("process_until_idle", lambda worker: worker.process(most, longest))
+
+        async def many(worker: Worker) -> int:
+            self._engine.ready_to_work()
+            return await worker.process(most, longest)
+
+        return self._engine.call("process_until_idle", many)
 
     async def __aenter__(self) -> Self:
-        await self.init()
+        try:
+            await self.init()
+        except BaseException:
+            await self.stop()
+            raise
         return self
 
     async def __aexit__(
@@ -465,13 +481,20 @@ class Holdfast:
 
     def __enter__(self) -> Self:
         self._engine.own_thread = True
-        self.init().wait()
+        try:
+            self.init().wait()
+        except BaseException:
+            self._engine.own_thread = self._works == "thread"
+            if may_block():
+                self.stop().wait()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.stop().wait()
+        self._engine.own_thread = self._works == "thread"
 
     def __repr__(self) -> str:
         return f"<Holdfast {self._engine.store.name}>"
@@ -489,8 +512,26 @@ def _count(value: object, what: str) -> int:
     return value
 
 
+def _timeout(value: object) -> float | None:
+    if value is None or value == float("inf"):
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        raise ValidationError(f"timeout: {value!r} must be seconds, or None for as long as it takes.")
+    # A time that is over is no time; a year is longer than any process waits, and no timer overflows at it.
+    return float(min(max(value, 0), 366 * 86400))
+
+
+def _several(given: Any, alone: tuple[type, ...], what: str) -> list[Any]:
+    """What was given alone, as a list, or as nothing."""
+    if given is None or isinstance(given, alone):
+        return [] if given is None else [given]
+    if not isinstance(given, Iterable):
+        raise ValidationError(f"{what}: {type(given).__name__} is none of: a name, several names, None.")
+    return list(given)
+
+
 def _statuses(status: Statuses) -> tuple[str, ...]:
-    given = [] if status is None else [status] if isinstance(status, str) else list(status)
+    given = _several(status, (str,), "status")
     known = [str(one) for one in RunStatus]
     for one in given:
         if one not in known:

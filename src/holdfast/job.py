@@ -25,6 +25,7 @@ from pydantic_core import to_json
 from .basis.clock import from_datetime
 from .basis.durations import Duration, micros
 from .basis.errors import DefinitionError, PayloadTooLarge, ValidationError
+from .basis.text import error_text
 from .commit.reply import Reply
 from .engine.context import STEP_TYPES, Step, SyncStep
 from .engine.registry import JobDefinition, checked_key, checked_labels, checked_name
@@ -187,7 +188,9 @@ class Job(Generic[P, R_co]):
         if run_at is not None:
             given = replace(given, run_at=_instant(run_at), delay=0)
         if labels is not None:
-            given = replace(given, labels={**(given.labels or {}), **checked_labels(labels)})
+            all_labels = {**(given.labels or {}), **checked_labels(labels)}
+            checked_labels({**self._definition.labels, **all_labels})  # together they may be too many
+            given = replace(given, labels=all_labels)
         if priority is not None:
             given = replace(given, priority=checked_priority(priority))
         if idempotency_key is not None:
@@ -255,8 +258,8 @@ def _instant(when: object) -> int:
         raise ValidationError(f"run_at: {type(when).__name__} is not a datetime.")
     try:
         return from_datetime(when)
-    except (OverflowError, OSError, ValueError) as error:
-        raise ValidationError(f"run_at: {when!r} is out of range.") from error
+    except Exception as error:  # also what a time zone of the user's raises
+        raise ValidationError(f"run_at: {error_text(error, 200)}; no such moment can be kept.") from error
 
 
 def check_size(text: str, limit: int, what: str) -> None:

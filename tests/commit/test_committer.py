@@ -1327,3 +1327,17 @@ def test_the_error_log_is_quiet_when_all_goes_well(line: Line, caplog: pytest.Lo
         line.write(line.ticket())
         line.committer.close().wait(LONG)
     assert [record for record in caplog.records if record.name == "holdfast"] == []
+
+
+def test_blocking_code_in_a_loops_own_thread_may_write_inline_at_once(inline: Line) -> None:
+    async def main() -> None:
+        put_down, now = inline.ticket(), inline.ticket()
+        inline.join(put_down)
+        inline.committer.join(now, at_once=True)
+        assert now.done()
+        assert put_down.done(), "who came first is served first"
+        assert now.wait(0).disposition == "created"
+        await put_down
+
+    asyncio.run(main())
+    assert inline.store.rounds == [[("trigger", 1)], [("trigger", 1)]]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from holdfast.basis.errors import WouldDeadlock
-from holdfast.commit.reply import LazyReply, Reply, answer, answered, no_waiting
+from holdfast.commit.reply import LazyReply, Reply, answer, answered, hand_on, no_waiting
 
 LONG = 20.0
 
@@ -509,3 +509,53 @@ def test_a_reply_says_what_it_is() -> None:
     answer([(failed, None, ValueError("no"))])
     failed._asked = True
     assert repr(failed) == "<Reply trigger: ValueError('no')>"
+
+
+# -- one reply that follows another ----------------------------------------------------------------------------
+
+
+def test_what_follows_an_answer_is_called_once_now_or_later() -> None:
+    called: list[str] = []
+    reply: Reply[int] = Reply()
+    reply.when_done(lambda: called.append("later"))
+    assert called == []
+    answer([(reply, 7, None)])
+    reply.when_done(lambda: called.append("at once"))
+    assert called == ["later", "at once"]
+
+
+def test_what_follows_an_answer_and_fails_keeps_it_from_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> None:
+        raise ValueError("a bug")
+
+    first: Reply[int] = Reply()
+    second: Reply[int] = Reply()
+    first.when_done(fail)
+    got: list[int] = []
+    second.when_done(lambda: got.append(second.wait(0)))
+    answer([(first, 7, None), (second, 8, None)])
+    assert (first.wait(0), got) == (7, [8])
+    assert "after an answer" in caplog.text
+
+
+def test_a_reply_may_hand_its_answer_on() -> None:
+    source: Reply[int] = Reply("source", lambda value: value + 1)
+    plain: Reply[int] = Reply("plain")
+    more: Reply[int] = Reply("more")
+    broken: Reply[int] = Reply("broken")
+    hand_on(source, plain)
+    hand_on(source, more, lambda value: value * 10)
+    hand_on(source, broken, lambda value: value // 0)
+    answer([(source, 6, None)])
+    assert (plain.wait(0), more.wait(0)) == (7, 70)
+    with pytest.raises(ZeroDivisionError):
+        broken.wait(0)
+
+
+def test_a_reply_hands_its_failure_on() -> None:
+    source: Reply[int] = Reply()
+    target: Reply[int] = Reply()
+    answer([(source, None, ValueError("no"))])
+    hand_on(source, target)
+    with pytest.raises(ValueError, match="no"):
+        target.wait(0)

@@ -52,5 +52,7 @@ def _written(text: object) -> str:
         return str.__str__(cast("str", text))
     try:
         return str.__str__(str(text))
-    except Exception:
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # a SystemExit out of `__str__` must not end the worker
         return f"<unprintable {type(text).__name__}>"

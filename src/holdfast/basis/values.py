@@ -34,6 +34,9 @@ COMPARED_BYTES = 65536
 
 _CONFIG = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", ser_json_inf_nan="strings")
 
+#: A list of a million wrong items is told by the first of them.
+_MOST_PROBLEMS = 100
+
 #: Where JSON is not exact, or not the same text in every process (sets), whatever the value.
 _INEXACT = frozenset({"datetime", "time", "any", "union", "set", "frozenset", "generator"})
 
@@ -134,19 +137,22 @@ def plain(text: str) -> Any:
 
 
 def problems(error: pydantic.ValidationError, start: str = "$") -> str:
-    """Every problem that Pydantic found, as `$.path[0]: what is wrong`, separated by semicolons."""
+    """What Pydantic found, as `$.path[0]: what is wrong`, separated by semicolons; of very many the first ones."""
     found = []
-    for problem in error.errors(include_url=False, include_context=False, include_input=False):
+    for problem in error.errors(include_url=False, include_context=False, include_input=False)[:_MOST_PROBLEMS]:
         path = start
         for step in problem["loc"]:
             path += _step(step) if path else _step(step).removeprefix(".")
         found.append(f"{path}: {problem['msg']}" if path else problem["msg"])
+    if (more := error.error_count() - len(found)) > 0:
+        found.append(f"and {more} more")
     return "; ".join(found)
 
 
 def _step(step: int | str) -> str:
     if isinstance(step, int):
         return f"[{step}]"
+    step = step if len(step) <= 100 else f"{step[:100]}…"
     return step if step.startswith("[") else f".{step}"  # Pydantic calls the key of a dict "[key]"
 
 

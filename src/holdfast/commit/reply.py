@@ -46,6 +46,11 @@ def may_wait() -> bool:
     return getattr(_place, "where", None) is None
 
 
+def may_block() -> bool:
+    """Whether `.wait()` is possible in this thread at all."""
+    return _running_loop() is None and may_wait()
+
+
 class no_waiting:
     """While this is entered, `.wait()` is refused in this thread: it would block what the reply depends on."""
 
@@ -233,12 +238,13 @@ def _wake(waiters: list[_LoopWaiter]) -> None:
 def answer(answers: Iterable[Answer]) -> None:
     """Fill replies and wake who waits for them. Any thread; a reply that was answered before stays as it is."""
     loops: dict[asyncio.AbstractEventLoop, list[_LoopWaiter]] = {}
+    calls: list[Callable[[], None]] = []
     for reply, value, error in answers:
         for waiter in reply._settle(value, error):
             if isinstance(waiter, _LoopWaiter):
                 loops.setdefault(waiter.loop, []).append(waiter)
             else:
-                waiter()
+                calls.append(waiter)
     for loop, waiters in loops.items():
         if loop is _running_loop():
             _wake(waiters)
@@ -247,6 +253,11 @@ def answer(answers: Iterable[Answer]) -> None:
             loop.call_soon_threadsafe(_wake, waiters)
         except RuntimeError:
             pass  # the loop is closed: nobody is left to tell
+    for call in calls:
+        try:
+            call()
+        except Exception:  # one that fails must not keep the answer from the others
+            _log.exception("after an answer")
 
 
 def hand_on(source: Reply[Any], target: Reply[Any], convert: Callable[[Any], Any] | None = None) -> None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextvars
 import functools
 import inspect
+import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
 from ..basis.errors import DefinitionError
+from .calls import GIVES_COROUTINE
 from .signals import AbortSignal
 
 if TYPE_CHECKING:
@@ -36,19 +38,19 @@ class StepLog:
     def __init__(self, execution: Execution) -> None:
         self._execution = execution
 
-    def debug(self, message: str, **data: Any) -> None:
-        self._execution.log("debug", message, data)
+    def debug(self, message: str, /, **data: Any) -> None:
+        self._execution.notes.log("debug", message, data)
 
-    def info(self, message: str, **data: Any) -> None:
-        self._execution.log("info", message, data)
+    def info(self, message: str, /, **data: Any) -> None:
+        self._execution.notes.log("info", message, data)
 
-    def warning(self, message: str, **data: Any) -> None:
-        self._execution.log("warning", message, data)
+    def warning(self, message: str, /, **data: Any) -> None:
+        self._execution.notes.log("warning", message, data)
 
     warn = warning
 
-    def error(self, message: str, **data: Any) -> None:
-        self._execution.log("error", message, data)
+    def error(self, message: str, /, **data: Any) -> None:
+        self._execution.notes.log("error", message, data)
 
 
 class _StepBase:
@@ -101,7 +103,7 @@ class _StepBase:
 
     def progress(self, current: float, total: float | None = None, message: str | None = None) -> None:
         """Say how far the run is. Returns at once; of many in a row the last one is kept."""
-        self._execution.progress(current, total, message)
+        self._execution.notes.progress(current, total, message)
 
     def idempotency_key(self, name: str) -> str:
         """A key that stays the same in every execution of this run: give it to whatever must not happen twice."""
@@ -126,7 +128,8 @@ class Step(_StepBase):
         type, or `NotKept` is raised. A sync `fn` is called in a thread. What `fn` raises is raised here, live and on
         replay alike. A parameter `signal: AbortSignal | None = None` of `fn` gets the run's signal.
         """
-        return self._execution.run_step(name, self._execution.caller(), fn, args, kwargs)
+        execution = self._execution
+        return execution.run_step(execution.branches.place(name), fn, args, kwargs)
 
 
 class SyncStep(_StepBase):
@@ -157,14 +160,18 @@ def step_function(fn: F, name: str | None, key: Callable[..., str] | None) -> F:
         return f"{base}-{key(*args, **kwargs)}" if key is not None else base
 
     if inspect.iscoroutinefunction(fn):
-
+        # No `async def`: a step has its place from the moment when it is asked for, whichever task then awaits it.
         @functools.wraps(fn)
-        async def step_async(*args: Any, **kwargs: Any) -> Any:
+        def step_async(*args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
             execution = current.get()
             if execution is None:
-                return await fn(*args, **kwargs)
-            return await execution.run_step(named(args, kwargs), execution.caller(), fn, args, kwargs)
+                called: Coroutine[Any, Any, Any] = fn(*args, **kwargs)
+                return called
+            return execution.run_step(execution.branches.place(named(args, kwargs)), fn, args, kwargs)
 
+        setattr(step_async, GIVES_COROUTINE, True)
+        if sys.version_info >= (3, 12):
+            inspect.markcoroutinefunction(step_async)
         return cast("F", step_async)
 
     if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):

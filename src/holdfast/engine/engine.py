@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import weakref
@@ -13,7 +14,7 @@ from ..basis.errors import ConflictError, NotFoundError, StoreClosed, WouldDeadl
 from ..basis.ids import Ids
 from ..commit.committer import Committer
 from ..commit.reader import Reader
-from ..commit.reply import LazyReply, Reply, _running_loop, answer
+from ..commit.reply import LazyReply, Reply, _running_loop, answer, hand_on
 from ..commit.ticket import Ticket
 from ..model.options import Options
 from ..model.run import NewRun, RunFilter, RunRow, RunStatus
@@ -34,8 +35,12 @@ T = TypeVar("T")
 class Engine:
     """Everything of one app in this process."""
 
-    def __init__(self, store: Store, clock: Clock, options: Options, *, own_thread: bool = False) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, options: Options, *, own_thread: bool = False, own_store: bool = False
+    ) -> None:
         self.store = store
+        self.own_store = own_store
+        """The store is ours to close; nobody else uses it."""
         self.clock = clock
         self.options = options
         self.own_thread = own_thread
@@ -57,7 +62,9 @@ class Engine:
         self.home: Home | None = None
         self.worker: Worker | None = None
         self.stopping = False
-        self.waiting_inside: set[Execution] = set()
+        self._stop: Reply[None] | None = None
+        self._door = threading.RLock()
+        self.waiting_inside: dict[Execution, int] = {}
         self.hub.on_waiting = self._somebody_waits
         self.hub.run_async = self._run_async
 
@@ -65,7 +72,7 @@ class Engine:
         """In the child: nothing is running here, and the parent's runs are the parent's."""
         self.threads.reset()
         self.hub.reset()
-        self.keeper.reset()
+        self.keeper.reset_after_fork()
         self.watcher.reset()
         self._reset()
 
@@ -73,15 +80,18 @@ class Engine:
 
     def settle_in(self) -> Home:
         """The loop of this app: that of the caller, if there is one and it is wanted; else one on a thread."""
-        if self.home is None or not self.home.is_usable():
-            if _running_loop() is not None and not self.own_thread:
-                self.home = Home.here()
-            elif self.options.inline:
-                self.home = Home.stepwise()
-            else:
-                self.home = Home.on_thread()
-            self.worker = Worker(self, self.home.loop)
-        return self.home
+        with self._door:
+            if self.home is None or not self.home.is_usable():
+                if _running_loop() is not None and not self.own_thread:
+                    self.home = Home.here()
+                elif self.options.inline:
+                    self.home = Home.stepwise()
+                else:
+                    self.home = Home.on_thread()
+                self.worker = Worker(self, self.home.loop)
+                # What executed in a loop that was closed under it will never end: its leases must run out.
+                self.keeper.drop_all()
+            return self.home
 
     def call(self, what: str, coroutine: Callable[[Worker], Coroutine[Any, Any, T]]) -> Reply[T]:
         """What the coroutine returns, run in the app's loop."""
@@ -91,23 +101,33 @@ class Engine:
         return home.call(what, lambda: coroutine(worker))
 
     def _run_async(self, coroutine: Any) -> None:
-        home = self.settle_in()
-        home.loop.call_soon_threadsafe(lambda: self.worker and self.worker.spawn(coroutine))
+        try:
+            home = self.settle_in()
+            worker = self.worker
+            assert worker is not None
+            home.loop.call_soon_threadsafe(worker.spawn, coroutine)
+        except BaseException:  # the loop was closed: nobody will ever run it
+            coroutine.close()
+            raise
 
     # -- life --------------------------------------------------------------------------------------------------
 
     def open(self) -> None:
         """Serve reads and writes (again)."""
-        self.stopping = False
-        self.committer.open()
-        self.reader.open()
-        self.threads.open()
+        with self._door:
+            if self._stop is not None and not self._stop.done():
+                raise StoreClosed("This app is stopping. Wait for stop() before you start it again.")
+            self._stop = None
+            self.stopping = False
+            self.committer.open()
+            self.reader.open()
+            self.threads.open()
+            self.hub.open()
+            self.watcher.open()
 
     async def start(self, worker: Worker) -> None:
         """Claim and execute runs from now on."""
-        for job in self.registry.all():
-            job.signature.resolve()
-        self.keeper.start()
+        self.ready_to_work()
         self.watcher.order = worker.order
         self.watcher.found = worker.wake
         worker.start()
@@ -116,55 +136,72 @@ class Engine:
 
     def ready_to_work(self) -> None:
         """What executing one by one needs, without claiming by itself."""
+        if self._stop is not None:
+            self.open()
+        for job in self.registry.all():
+            job.signature.resolve()
         self.keeper.start()
 
     def stop(self, timeout: float | None) -> Reply[None]:
-        """Stop the worker gracefully, then everything else. Nothing is left behind but stuck functions."""
-        self.stopping = True
-        closing = threading.Thread(target=lambda: self._close(done), name="holdfast-stop", daemon=True)
+        """Stop the worker gracefully, then everything else. Nothing is left behind but stuck functions.
 
-        def start(_: Reply[None]) -> None:
+        Who asks for it while somebody else's is under way waits for that one.
+        """
+
+        def start(reply: Reply[None]) -> None:
+            with self._door:
+                under_way = self._stop
+                if under_way is None or under_way.done():
+                    stop: Reply[None] = Reply("stop")
+                    self._stop = stop
+                    self.stopping = True
+            if under_way is not None and not under_way.done():
+                hand_on(under_way, reply)
+                return
+            hand_on(stop, reply)
             if self.worker is not None:
-                self.call("stop", lambda worker: worker.stop(timeout)).when_done(go_on)
+                self.call("stop", lambda worker: worker.stop(timeout)).when_done(lambda: go_on(stop))
             else:
-                go_on()
+                go_on(stop)
 
-        def go_on() -> None:
+        def go_on(stop: Reply[None]) -> None:
             if self.options.inline:
-                self._close(done)
+                self._close(stop)
             else:
-                closing.start()
+                # What follows blocks, and this may be the caller's loop.
+                threading.Thread(target=self._close, args=(stop,), name="holdfast-stop", daemon=True).start()
 
-        def left(_: None) -> None:
-            if closing.ident is not None:
-                closing.join()
-            home, self.home, self.worker = self.home, None, None
-            if home is not None and home.loop is not _running_loop():
-                home.close()
-            self.identity = self.ids.new()
+        return LazyReply("stop", start)
 
-        done: Reply[None] = LazyReply("stop", start, left)
-        return done
-
-    def _close(self, done: Reply[None]) -> None:
+    def _close(self, stop: Reply[None]) -> None:
+        home, worker = self.home, self.worker
+        failed: BaseException | None = None
         try:
-            self.watcher.stop()
-            self.keeper.stop()
-            self.committer.close().wait()
-            self.reader.close()
-            self.threads.close()
-            self.hub.close()
+            with contextlib.ExitStack() as last:  # whatever fails, the others are closed; from below
+                if self.own_store:
+                    last.callback(self.store.close)
+                if home is not None:
+                    last.callback(home.close)
+                if home is not None and worker is not None and home.thread is not None and home.is_usable():
+                    last.callback(lambda: home.call("rest", worker.rest).wait())
+                last.callback(self.hub.close)
+                last.callback(self.threads.close)
+                last.callback(self.reader.close)
+                last.callback(lambda: self.committer.close().wait())
+                last.callback(self.keeper.stop)
+                last.callback(self.watcher.stop)
         except Exception as error:
-            answer([(done, None, error)])
-        else:
-            answer([(done, None, None)])
+            failed = error
+        with self._door:
+            self.home = self.worker = None
+            self.keeper.drop_all()
+            self.identity = self.ids.new()
+        answer([(stop, None, failed)])
 
     # -- triggering --------------------------------------------------------------------------------------------
 
     def trigger(self, new: NewRun, *, numbered: bool, convert: Callable[[Triggered], T]) -> Ticket[T]:
         """Write a run; the reply is there when it is durable."""
-        if self.stopping:
-            raise StoreClosed("This app is stopping and takes no more triggers.")
         execution = current.get()
         if numbered and new.idempotency_key is None and execution is not None and execution.engine is self:
             execution.check()
@@ -177,6 +214,10 @@ class Engine:
             then=self._triggered,
             weight=len(new.input),
         )
+        if self.stopping and (execution is None or execution.engine is not self):
+            # A run that still drains may trigger: being stopped gracefully must not make it fail.
+            answer([(ticket, None, StoreClosed("This app is stopping and takes no more triggers."))])
+            return ticket
         # A run must not be refused for what the line holds: its own steps wait in it.
         self.committer.join(ticket, pass_always=execution is not None)
         return ticket
@@ -200,7 +241,7 @@ class Engine:
     ) -> Reply[T]:
         """The same for a run that is being triggered."""
 
-        def start(reply: Reply[Any]) -> None:
+        def start(reply: RunReply[Any]) -> None:
             def committed() -> None:
                 if ticket._error is not None:
                     answer([(reply, None, ticket._error)])
@@ -208,7 +249,7 @@ class Engine:
                     made: Triggered = ticket._value
                     if made.disposition == "created":
                         # Nobody can have claimed it here before we are on the list; what others do is watched.
-                        self.hub.expect(made.run.id, reply)
+                        reply.expect(made.run.id)
                     else:
                         self._await(made.run.id, reply)
 
@@ -222,18 +263,19 @@ class Engine:
 
         return RunReply(self, what, start, convert, timeout)
 
-    def _await(self, run_id: str, reply: Reply[Any]) -> None:
+    def _await(self, run_id: str, reply: RunReply[Any]) -> None:
         # On the list first, then look: an end in between is seen by one of the two.
-        self.hub.expect(run_id, reply)
-        self.look_up(run_id)
+        reply.expect(run_id)
+        self.look_up(run_id, failed=lambda error: answer([(reply, None, error)]))
 
-    def look_up(self, *run_ids: str) -> None:
+    def look_up(self, *run_ids: str, failed: Callable[[BaseException], None] | None = None) -> None:
         """Read runs, and tell who waits for them if they have ended, or are not there."""
         rows: Reply[list[RunRow]] = Reply("find_runs")
 
         def looked() -> None:
             if rows._error is not None:
-                self.hub.failed(run_ids, rows._error)
+                if failed is not None:
+                    failed(rows._error)
                 return
             found: list[RunRow] = rows._value
             self.hub.ended([row for row in found if row.completed_at is not None])
@@ -294,19 +336,50 @@ class Engine:
 class RunReply(LazyReply[T]):
     """Waits for a run to end, for at most `timeout` seconds; nothing happens to the run when the time is over."""
 
-    __slots__ = ("_engine", "_execution", "_timeout")
+    __slots__ = ("_begin", "_door", "_engine", "_expected", "_present", "_timeout")
 
     def __init__(
         self,
         engine: Engine,
         what: str,
-        start: Callable[[Reply[T]], None],
+        start: Callable[[RunReply[T]], None],
         convert: Callable[[Any], T],
         timeout: float | None,
     ) -> None:
-        super().__init__(what, start, convert)
+        self._begin: Callable[[Reply[T]], None] = lambda _: start(self)
+        super().__init__(what, self._begin, convert)
         self._engine = engine
         self._timeout = timeout
+        self._door = threading.RLock()
+        self._present = 0
+        self._expected: str | None = None
+
+    def expect(self, run_id: str) -> None:
+        """Be told when the run has ended, as long as somebody waits for that here."""
+        with self._door:
+            if self._present and not self.done():
+                self._expected = run_id
+                self._engine.hub.expect(run_id, self)
+
+    def _come(self) -> None:
+        with self._door:
+            self._present += 1
+
+    def _go(self) -> None:
+        with self._door:
+            self._present -= 1
+            if self._present:
+                return
+            # The last one gave up: nobody is on the hub's list for nothing. Who comes back begins anew.
+            if self._expected is not None:
+                self._engine.hub.forget(self._expected, self)
+                self._expected = None
+            if not self.done():
+                self._start = self._begin
+
+    def when_done(self, call: Callable[[], None]) -> None:
+        self._come()  # and stays
+        super().when_done(call)
 
     def __await__(self) -> Any:
         with _Inside(self):
@@ -326,35 +399,58 @@ class RunReply(LazyReply[T]):
 
     def wait(self, timeout: float | None = None) -> T:
         limits = [limit for limit in (timeout, self._timeout) if limit is not None]
+        if not self.done():
+            self._refuse_to_block()
+            self._refuse_to_stand_still(limits)
         with _Inside(self):
             return super().wait(min(limits, default=None))
+
+    def _refuse_to_stand_still(self, limits: list[float]) -> None:
+        engine = self._engine
+        if engine.options.inline and not limits and threading.active_count() == 1:
+            raise WouldDeadlock(
+                f"{self._what}: nothing runs while the only thread blocks. Call process_until_idle().wait() first."
+            )
 
 
 class _Inside:
     """A run waits for another. If all slots are taken by such runs, none of them would ever end."""
 
     def __init__(self, reply: RunReply[Any]) -> None:
+        self.reply = reply
         self.engine = reply._engine
         self.execution = current.get() if not reply.done() else None
 
     def __enter__(self) -> None:
         execution, engine = self.execution, self.engine
-        if execution is None or execution.engine is not engine or execution in engine.waiting_inside:
+        if execution is None or execution.engine is not engine:
             self.execution = None
+        else:
+            with engine._door:
+                self._check(execution)
+                # Counted: several branches of one run may wait at once.
+                engine.waiting_inside[execution] = engine.waiting_inside.get(execution, 0) + 1
+        self.reply._come()
+
+    def _check(self, execution: Execution) -> None:
+        worker, waiting = execution.worker, self.engine.waiting_inside
+        if execution in waiting or worker.free_slots() > 0:
             return
-        worker = execution.worker
         taken = [other for other in worker.executing if not other.slot_free]
-        if worker.free_slots() <= 0 and len(engine.waiting_inside) + 1 >= len(taken):
-            self.execution = None
+        if len(waiting) + 1 >= len(taken):
             raise WouldDeadlock(
                 f"Run {execution.row.id} would wait for another run while all {len(taken)} slots of this worker are "
                 "taken by runs that wait as it does. Raise `concurrency`, or trigger without waiting."
             )
-        engine.waiting_inside.add(execution)
 
     def __exit__(self, *_: object) -> None:
-        if self.execution is not None:
-            self.engine.waiting_inside.discard(self.execution)
+        self.reply._go()
+        if (execution := self.execution) is not None:
+            with self.engine._door:
+                waiting = self.engine.waiting_inside
+                waiting[execution] -= 1
+                if not waiting[execution]:
+                    del waiting[execution]
 
 
 def _conflict(act: str, was: str | None, run_id: str) -> ConflictError:

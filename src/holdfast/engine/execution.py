@@ -30,7 +30,7 @@ from ..basis.errors import (
     ValidationError,
 )
 from ..basis.failures import Failure, keep_failure, load_failure
-from ..basis.text import clean, error_text
+from ..basis.text import LONGEST, clean, error_text
 from ..basis.values import shape_of
 from ..commit.reply import Reply
 from ..commit.ticket import Ticket
@@ -152,7 +152,9 @@ class Execution:
         except BaseException as error:
             if self.closed:
                 return None
-            if isinstance(error, asyncio.CancelledError) and self.task is not None and self.task.cancelling():
+            # Not isinstance: it asks the error for its `__class__`, which may be a property that raises.
+            cancelled = issubclass(type(error), asyncio.CancelledError)
+            if cancelled and self.task is not None and self.task.cancelling():
                 # Somebody outside cancels this process's work: that is no failure of the run.
                 return Outcome(Cause.RELEASE)
             return _failure(error)
@@ -618,13 +620,21 @@ def checked_name_of_step(name: object) -> None:
 
 def _failure(error: BaseException) -> Outcome:
     """What an exception out of the user's function means."""
+    try:
+        return _meant(error)
+    except Exception:  # its every attribute may be a hook that raises; its run must end all the same
+        name = clean(type(error).__name__, 255)
+        return Outcome(Cause.FAIL, error=_message(error) or name, error_type=name)
+
+
+def _meant(error: BaseException) -> Outcome:
     if isinstance(error, CancelRun):
         return Outcome(Cause.CANCEL_ITSELF, error=_message(error) or None)
     if isinstance(error, TimedOut):
         return Outcome(Cause.TIME_OUT, error=_message(error) or "The run timed out", error_type="TimedOut")
     kind = error.kind if isinstance(error, NonRetryable) and error.kind else type(error).__qualname__
     if isinstance(error, NotKept | Outdated | ValidationError):
-        return Outcome(Cause.FAIL, error=_message(error), error_type=kind)
+        return Outcome(Cause.FAIL, error=_message(error), error_type=clean(kind, 255))
     return Outcome(Cause.FAIL, error=_message(error) or kind, error_type=clean(kind, 255))
 
 
@@ -639,20 +649,24 @@ def _given(**values: Any) -> dict[str, Any]:
 def _progress_text(current: Any, total: Any, message: Any) -> str:
     if type(current) not in (int, float) or (total is not None and type(total) not in (int, float)):
         raise ValidationError("progress: current and total must be numbers.")
+    for number in (current, total or 0):
+        # Beyond 2**53 JavaScript reads another number, and far beyond nobody writes it any more.
+        if not -(2.0**53) <= number <= 2.0**53:
+            raise ValidationError("progress: current and total must be finite, and at most 2**53.")
     told = {"current": current} | _given(total=total, message=None if message is None else clean(message, 1024))
-    text = to_json(told, inf_nan_mode="null").decode()
-    if current != current or current in (float("inf"), float("-inf")):
-        raise ValidationError("progress: current must be a finite number.")
-    return text
+    return to_json(told).decode()
 
 
 def _log_data(data: dict[str, Any]) -> str | None:
     if not data:
         return None
     try:
-        return shape_of().keep(data, "log").text
+        text = shape_of().keep(data, "log").text
+        if len(text) <= LONGEST:
+            return text
     except Exception:
-        return to_json({str(key): clean(_shown(value), 4096) for key, value in data.items()}).decode()
+        pass
+    return to_json({clean(key, 200): clean(_shown(value), 4096) for key, value in [*data.items()][:100]}).decode()
 
 
 def _shown(value: Any) -> str:

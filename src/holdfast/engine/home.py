@@ -15,9 +15,12 @@ T = TypeVar("T")
 class Home:
     """One event loop, and how to call coroutines in it from anywhere."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, thread: threading.Thread | None = None) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, thread: threading.Thread | None = None, *, ours: bool = False
+    ) -> None:
         self.loop = loop
         self.thread = thread
+        self._ours = ours
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @classmethod
@@ -31,12 +34,12 @@ class Home:
         loop = asyncio.new_event_loop()
         thread = threading.Thread(target=_serve, args=(loop,), name="holdfast-loop", daemon=True)
         thread.start()
-        return cls(loop, thread)
+        return cls(loop, thread, ours=True)
 
     @classmethod
     def stepwise(cls) -> Home:
         """A loop that runs only while somebody waits for it: for sync code where there are no threads."""
-        return cls(asyncio.new_event_loop())
+        return cls(asyncio.new_event_loop(), ours=True)
 
     def is_usable(self) -> bool:
         return not self.loop.is_closed()
@@ -69,11 +72,13 @@ class Home:
 
     def close(self) -> None:
         """Stop the loop, if it is ours."""
+        if not self._ours or self.loop.is_closed():
+            return
         if self.thread is not None:
             self.loop.call_soon_threadsafe(self.loop.stop)
             if self.thread is not threading.current_thread():
                 self.thread.join()
-        elif not self.loop.is_running() and not self.loop.is_closed() and asyncio._get_running_loop() is None:
+        elif not self.loop.is_running() and asyncio._get_running_loop() is None:
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
             self.loop.close()
 

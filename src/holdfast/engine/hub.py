@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..basis.clock import Clock, to_datetime
-from ..basis.errors import NotFoundError, ValidationError
+from ..basis.errors import NotFoundError, StoreClosed, ValidationError
 from ..basis.text import error_text
 from ..commit.reply import Answer, Reply, answer, no_waiting
 from ..model.event import Event
@@ -44,6 +44,9 @@ EVENTS = frozenset(
 
 Listener = Callable[[Event], Any]
 
+#: Seconds that listeners have, when the app stops, for what is still to be told.
+_LAST_WORDS = 5.0
+
 
 class Hub:
     """Listeners and waiters of one app in this process."""
@@ -61,11 +64,12 @@ class Hub:
         """Forget waiters and what was to be told (also in the child of a fork); listeners stay."""
         self._sequence = itertools.count(1)
         self._waiters: dict[str, list[Reply[Any]]] = {}
-        self._lock = threading.Lock()
-        self._door = threading.Condition(threading.Lock())
+        # Re-entrant: a garbage collection may run __del__, which may log, and a log handler may wait or tell.
+        self._lock = threading.RLock()
+        self._door = threading.Condition(threading.RLock())
         self._events: deque[Event] = deque()
         self._thread: threading.Thread | None = None
-        self._closing = False
+        self._closed = False
         self.on_waiting: Callable[[], None] = lambda: None
 
     # -- listeners ---------------------------------------------------------------------------------------------
@@ -94,39 +98,43 @@ class Hub:
 
     def tell(self, type: str, run: RunRow | None = None, /, **data: Any) -> None:
         """Emit an event, from any thread; returns at once."""
-        number = next(self._sequence)
-        if not self._listeners.get(type):
-            return
+        self._tell(type, run and run.id, run and run.job_name, _labels(run), data)
+
+    def _tell(
+        self, type: str, run_id: str | None, job_name: str | None, labels: dict[str, str], data: dict[str, Any]
+    ) -> None:
         now = to_datetime(self.clock.now())
         assert now is not None
-        event = Event(type, now, number, run and run.id, run and run.job_name, run.label_map if run else {}, data)
-        if self.inline:
-            self._deliver(event)
-            return
         with self._door:
-            self._events.append(event)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._serve, name="holdfast-events", daemon=True)
-                self._thread.start()
-            else:
-                self._door.notify()
+            event = Event(type, now, next(self._sequence), run_id, job_name, labels, data)
+            if self._closed or not self._listeners.get(type):
+                return
+            if not self.inline:
+                self._events.append(event)
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._serve, name="holdfast-events", daemon=True)
+                    self._thread.start()
+                else:
+                    self._door.notify()
+                return
+        self._deliver(event)
 
     def report(self, error: BaseException | str, context: str, run_id: str | None = None) -> None:
         """Something went wrong that no caller is waiting for: log it and emit `worker:error`."""
         text = error if isinstance(error, str) else error_text(error)
         _log.error("%s%s: %s", context, f" of run {run_id}" if run_id else "", text)
-        self.tell("worker:error", error=text, context=context, failed_run_id=run_id)
+        self._tell("worker:error", run_id, None, {}, {"error": text, "context": context})
 
     def _serve(self) -> None:
-        with no_waiting("a listener"):
-            while True:
-                with self._door:
-                    while not self._events and not self._closing:
-                        self._door.wait()
-                    if not self._events:
-                        return
-                    event = self._events.popleft()
-                self._deliver(event)
+        me = threading.current_thread()
+        while True:
+            with self._door:
+                while not self._events and self._thread is me:
+                    self._door.wait()
+                if not self._events:
+                    return
+                event = self._events.popleft()
+            self._deliver(event)
 
     def _deliver(self, event: Event) -> None:
         with no_waiting("a listener"):
@@ -135,7 +143,11 @@ class Hub:
                     result = listener(event)
                     if inspect.isawaitable(result):
                         self._deliver_async(result, event)
-                except Exception as error:
+                except (KeyboardInterrupt, SystemExit) as error:
+                    if self.inline:
+                        raise  # in the caller's own thread it is the caller's
+                    self._failed(error, event)
+                except BaseException as error:  # also a CancelledError: it must not end the thread of all listeners
                     self._failed(error, event)
 
     def _deliver_async(self, result: Any, event: Event) -> None:
@@ -165,7 +177,8 @@ class Hub:
     @property
     def awaited(self) -> list[str]:
         """The runs that somebody waits for."""
-        return list(self._waiters)
+        with self._lock:
+            return list(self._waiters)
 
     def expect(self, run_id: str, reply: Reply[Any]) -> None:
         """Answer the reply with the run's row once it has ended."""
@@ -176,11 +189,9 @@ class Hub:
     def forget(self, run_id: str, reply: Reply[Any]) -> None:
         """Nobody waits for this reply any more."""
         with self._lock:
-            waiting = self._waiters.get(run_id, [])
-            if reply in waiting:
-                waiting.remove(reply)
-            if not waiting:
-                self._waiters.pop(run_id, None)
+            waiting = [other for other in self._waiters.pop(run_id, ()) if other is not reply]
+            if waiting:
+                self._waiters[run_id] = waiting
 
     def is_awaited(self, run_id: str) -> bool:
         return run_id in self._waiters
@@ -202,20 +213,29 @@ class Hub:
                 answers += [(reply, None, error) for reply in self._waiters.pop(run_id, ())]
         answer(answers)
 
-    def failed(self, run_ids: Iterable[str], error: BaseException) -> None:
-        """These runs could not be looked up."""
-        answers: list[Answer] = []
-        with self._lock:
-            for run_id in run_ids:
-                answers += [(reply, None, error) for reply in self._waiters.pop(run_id, ())]
-        answer(answers)
+    def open(self) -> None:
+        """Tell (again)."""
+        self._closed = False
 
     def close(self) -> None:
-        """Tell what is still to be told, then stop."""
+        """Tell what is still to be told, then stop. Nobody is left waiting."""
+        with self._lock:
+            waiting, self._waiters = self._waiters, {}
+        answer([(reply, None, _stopped()) for replies in waiting.values() for reply in replies])
         with self._door:
-            self._closing = True
-            self._door.notify_all()
+            self._closed = True
             thread, self._thread = self._thread, None
+            self._door.notify_all()
         if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout=5)
-        self._closing = False
+            thread.join(timeout=_LAST_WORDS)
+
+
+def _labels(run: RunRow | None) -> dict[str, str]:
+    try:
+        return run.label_map if run is not None else {}
+    except ValueError:  # edited by hand: no reason to fail the run that is told of
+        return {}
+
+
+def _stopped() -> StoreClosed:
+    return StoreClosed("The app was stopped while somebody waited for the end of a run. The run itself goes on.")

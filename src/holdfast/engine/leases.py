@@ -54,6 +54,12 @@ class LeaseKeeper:
         self._stopping = False
         self._own: Any = None
 
+    def reset_after_fork(self) -> None:
+        """In the child: the leases, the thread and the connection are the parent's."""
+        # Kept, not closed: closing the parent's connection in the child may harm the parent's locks.
+        _parents.append(self._own)
+        self.reset()
+
     # -- holding -----------------------------------------------------------------------------------------------
 
     def hold(self, holder: Holder) -> None:
@@ -62,6 +68,10 @@ class LeaseKeeper:
     def release(self, holder: Holder) -> None:
         if self._holders.get(holder.lease.run_id) is holder:
             del self._holders[holder.lease.run_id]
+
+    def drop_all(self) -> None:
+        """Renew nothing of what is held now."""
+        self._holders = {}
 
     @property
     def held(self) -> list[Holder]:
@@ -115,10 +125,15 @@ class LeaseKeeper:
                 pause = min(next_renewal - self._clock.steady(), self._options.lease / 6)
                 if pause > 0:
                     self._clock.wait(self._wake, pause)
-                if self._clock.steady() >= next_renewal:
-                    next_renewal = self._clock.steady() + self._options.lease_renew_interval
-                    self._renew()
-                self.drop_expired()
+                if self._stopping:
+                    return
+                try:
+                    if self._clock.steady() >= next_renewal:
+                        next_renewal = self._clock.steady() + self._options.lease_renew_interval
+                        self._renew()
+                    self.drop_expired()
+                except Exception as error:  # the leases of all runs hang on this thread
+                    self._hub.report(error, "lease-renewal")
         finally:
             if self._own is not None:
                 self._committer.store.disconnect(self._own)
@@ -137,13 +152,12 @@ class LeaseKeeper:
         if not tickets:
             return
         self._committer.join(*tickets, pass_always=True)
-        try:
-            # All share a round.
-            tickets[-1].wait(self._options.lease / 6)
-        except TimeoutError:
+        answered = threading.Event()
+        tickets[-1].when_done(answered.set)  # all share a round
+        if not self._clock.wait(answered, self._options.lease / 6):
             if self._committer.last_round_at < asked:
                 self._renew_alone(asked)
-        except StoreError as error:
+        elif isinstance(error := tickets[-1]._error, StoreError) and not self._stopping:
             self._hub.report(error, "lease-renewal")
 
     def _renew_alone(self, asked: float) -> None:
@@ -164,6 +178,9 @@ class LeaseKeeper:
             return
         for holder, kept in zip(holders, renewed, strict=True):
             self._renewed(holder, asked, kept)
+
+
+_parents: list[Any] = []
 
 
 class Judge:

@@ -59,10 +59,14 @@ class Registry:
                 advice = (
                     "It was defined again while a worker runs: stop the app first."
                     if again
-                    else f"It is {'.'.join(known.origin)}. Give one of them another name: @app.job(name=…)."
+                    else f"It is {'.'.join(known.origin)}, this one is {'.'.join(job.origin)}. "
+                    "Give one of them another name: @app.job(name=…)."
                 )
                 raise DefinitionError(f"Job {job.name!r} is already registered with a different definition. {advice}")
-            warnings.warn(f"Job {job.name!r} was defined again; the new definition counts.", stacklevel=5)
+            warnings.warn(f"Job {job.name!r} was defined again; the new definition counts.", stacklevel=4)
+            for used, old in self._by_key.items():
+                if old is known:
+                    self._by_key[used] = job
         self._by_name[job.name] = job
         self._by_key[key or job.key] = job
         return job

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Generator
 from typing import Any, Literal, TypeAlias
@@ -10,6 +11,8 @@ from ..commit.reply import Reply, answer
 
 AbortReason: TypeAlias = Literal["cancelled", "timeout", "lease-lost", "shutdown"]
 
+_log = logging.getLogger("holdfast")
+
 
 class AbortSignal:
     """Set once, with a reason. Look at `aborted`, block in `wait(timeout)`, or `await` it.
@@ -17,7 +20,7 @@ class AbortSignal:
     The same object serves async and sync code, from any thread.
     """
 
-    __slots__ = ("_callbacks", "_event", "_reply", "reason")
+    __slots__ = ("_callbacks", "_event", "_lock", "_reply", "reason")
 
     def __init__(self) -> None:
         self.reason: str | None = None
@@ -25,6 +28,7 @@ class AbortSignal:
         self._event = threading.Event()
         self._reply: Reply[str] = Reply("signal")
         self._callbacks: list[Callable[[str], object]] = []
+        self._lock = threading.RLock()  # re-entrant: a garbage collection in between may run anything
 
     @property
     def aborted(self) -> bool:
@@ -41,20 +45,27 @@ class AbortSignal:
 
     def on_abort(self, call: Callable[[str], object]) -> None:
         """Call `call(reason)` when it is set, in the thread that sets it; at once if it is set already."""
-        self._callbacks.append(call)
-        if self.reason is not None and call in self._callbacks:
-            self._callbacks.remove(call)
-            call(self.reason)
+        with self._lock:
+            reason = self.reason
+            if reason is None:
+                self._callbacks.append(call)
+        if reason is not None:
+            call(reason)
 
     def set(self, reason: str) -> bool:
         """Set it; False if it was set before, which keeps the first reason."""
-        if self.reason is not None:
-            return False
-        self.reason = reason
+        with self._lock:
+            if self.reason is not None:
+                return False
+            self.reason = reason
+            callbacks, self._callbacks = self._callbacks, []
         self._event.set()
         answer([(self._reply, reason, None)])
-        while self._callbacks:
-            self._callbacks.pop(0)(reason)
+        for call in callbacks:
+            try:
+                call(reason)
+            except Exception:  # of a user's; whoever sets the signal has other runs to look after
+                _log.exception("a callback of on_abort failed")
         return True
 
     def __repr__(self) -> str:

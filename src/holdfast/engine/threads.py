@@ -18,6 +18,17 @@ from ..commit.reply import Reply, answer
 _IDLE_SECONDS = 10.0
 
 
+class _Called(Reply[Any]):
+    """What a call came to. Asked once, so the error may keep its traceback: it tells where the function broke."""
+
+    __slots__ = ()
+
+    def _take(self) -> Any:
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+
 class Threads:
     """As many threads as there are calls under way; idle ones are used again."""
 
@@ -33,11 +44,12 @@ class Threads:
         self._idle = 0
         self._count = 0
         self._threads: set[threading.Thread] = set()
+        self._busy: set[threading.Thread] = set()
         self._closing = False
 
     def call(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Reply[Any]:
         """What `fn(*args, **kwargs)` returns or raises, called on a thread with the caller's context variables."""
-        reply: Reply[Any] = Reply(getattr(fn, "__qualname__", "call"))
+        reply: Reply[Any] = _Called("call")
         call = (contextvars.copy_context(), fn, args, kwargs, reply)
         with self._door:
             self._calls.append(call)
@@ -46,17 +58,23 @@ class Threads:
             else:
                 self._count += 1
                 thread = threading.Thread(target=self._serve, name=f"{self._name}-{self._count}", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # no more threads: the caller is told, so nobody may call it later
+                    self._calls.pop()
+                    raise
                 self._threads.add(thread)
-                thread.start()
         return reply
 
     def _serve(self) -> None:
         try:
             self._serve_calls()
         finally:
-            self._threads.discard(threading.current_thread())
+            with self._door:
+                self._threads.discard(threading.current_thread())
 
     def _serve_calls(self) -> None:
+        me = threading.current_thread()
         while True:
             with self._door:
                 while not self._calls:
@@ -66,15 +84,22 @@ class Threads:
                     if not woken and not self._calls:
                         return
                 context, fn, args, kwargs, reply = self._calls.popleft()
+                self._busy.add(me)
             try:
                 value = context.run(fn, *args, **kwargs)
             except BaseException as error:
                 # StopIteration can't be raised into a coroutine; everything else goes to who called.
-                if isinstance(error, StopIteration):
+                # Not isinstance: it asks the error for its `__class__`, which may be a property that raises.
+                if issubclass(type(error), StopIteration):
                     error = RuntimeError(f"the function raised {error!r}")
+                self._busy.discard(me)
                 answer([(reply, None, error)])
+                del error
             else:
+                self._busy.discard(me)
                 answer([(reply, value, None)])
+                del value
+            # Not kept while idle: they may hold much.
             del context, fn, args, kwargs, reply
 
     def close(self) -> None:
@@ -82,10 +107,9 @@ class Threads:
         with self._door:
             self._closing = True
             self._door.notify_all()
-            stuck = len(self._threads) - self._idle
-        for thread in list(self._threads) if not stuck else ():
-            if thread is not threading.current_thread():
-                thread.join(1.0)
+            free = self._threads - self._busy - {threading.current_thread()}
+        for thread in free:
+            thread.join(1.0)
 
     def open(self) -> None:
         """Serve again after a close."""

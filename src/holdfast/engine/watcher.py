@@ -21,7 +21,9 @@ from .leases import LeaseKeeper
 SHORTEST = 0.02
 LONGEST = 0.1
 _SLOWER = 1.25
-_AFTER_ERROR = 1.0
+#: Seconds after an error: the first pause, and the longest.
+_AFTER_ERROR = 0.5
+_AFTER_MANY = 5.0
 
 
 class Watcher:
@@ -39,6 +41,7 @@ class Watcher:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._stopping = False
+        self._closed = False
         self._again = False
         self.order: Callable[[], ClaimOrder | None] = lambda: None
         """What the worker could claim now; None if it could take nothing."""
@@ -49,7 +52,7 @@ class Watcher:
     def start(self) -> None:
         """Watch from now on."""
         with self._lock:
-            if self._thread is None or not self._thread.is_alive():
+            if not self._closed and (self._thread is None or not self._thread.is_alive()):
                 self._stopping = False
                 self._wake.clear()
                 self._thread = threading.Thread(target=self._watch, name="holdfast-watch", daemon=True)
@@ -61,8 +64,14 @@ class Watcher:
         if self._thread is None:
             self.start()
 
+    def open(self) -> None:
+        """Whoever waits from now on may start it (again)."""
+        self._closed = False
+
     def stop(self) -> None:
+        """Watch no more, until `open` and `start`."""
         with self._lock:
+            self._closed = True
             self._stopping = True
             self._wake.set()
             thread, self._thread = self._thread, None
@@ -72,7 +81,7 @@ class Watcher:
     def _watch(self) -> None:
         connection: Any = None
         mark: int | None = None
-        pause = SHORTEST
+        pause, trouble = SHORTEST, 0.0
         while not self._stopping:
             try:
                 if connection is None:
@@ -88,13 +97,14 @@ class Watcher:
                     pause = max(SHORTEST, 9 * (self._clock.steady() - began))
                     mark = seen
                 else:
-                    pause = min(pause * _SLOWER, LONGEST) if pause < LONGEST else pause
+                    pause = min(pause * _SLOWER, LONGEST)
+                trouble = 0.0
             except Exception as error:
                 self._hub.report(self._store.translate(error), "watch")
                 if connection is not None:
                     self._store.disconnect(connection)
                 connection = None
-                pause = _AFTER_ERROR
+                pause = trouble = min(max(trouble * 2, _AFTER_ERROR), _AFTER_MANY)
             self._wake.wait(pause)
         if connection is not None:
             self._store.disconnect(connection)

@@ -41,6 +41,7 @@ class Worker:
         self._slots = engine.options.concurrency
         self._abandoned = 0
         self._claiming = False
+        self._claims = 0
         self._filling = False
         self._news = 0
         self._asleep = True
@@ -49,6 +50,7 @@ class Worker:
         self._not_before = 0.0
         self._due: Timer | None = None
         self._tick: Timer | None = None
+        self._again: Timer | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._quiet: asyncio.Event = asyncio.Event()
         self._judge = Judge(engine.clock, engine.options.lease)
@@ -137,44 +139,63 @@ class Worker:
 
     def _claim(self, order: ClaimOrder) -> Ticket[Claimed]:
         tickets: list[Ticket[Any]] = []
-        if self._recall:
-            # The answer to an earlier claim was lost: what it leased to us would wait until the lease is over.
-            known = tuple(self._executing)
-            tickets.append(_unasked("recall", Recall(order.owner, known)))
-        ticket: Ticket[Claimed] = Ticket("claim", order)
+        if self._recall and not self._claims:
+            # The answer to an earlier claim was lost: what it leased to us would wait until the lease is over. Not
+            # while another claim is under way: what that one gets is not known yet.
+            tickets.append(_unasked("recall", Recall(order.owner, tuple(self._executing))))
+        known = None if self._claims else tuple(self._executing)
+        ticket: Ticket[Claimed] = Ticket("claim", order._replace(known=known))
+        self._claims += 1
         self.engine.committer.join(*tickets, ticket, pass_always=True)
         return ticket
 
-    async def _take(self, ticket: Ticket[Claimed], order: ClaimOrder, seen: int, asked: float) -> None:
+    async def _claimed(self, ticket: Ticket[Claimed]) -> Claimed:
+        recalls = self._recall and self._claims == 1
         try:
             claimed = await ticket
-        except StoreClosed:
-            self._claiming = False
-            return
+        except Exception:
+            self._recall = True
+            raise
+        finally:
+            self._claims -= 1
+        if recalls:
+            self._recall = False
+        return claimed
+
+    async def _take(self, ticket: Ticket[Claimed], order: ClaimOrder, seen: int, asked: float) -> None:
+        try:
+            claimed = await self._claimed(ticket)
         except Exception as error:
             self._claiming = False
-            self._failed(error)
+            if not (self._stopping and isinstance(error, StoreClosed)):
+                self._failed(error)
             return
         self._claiming = False
         self._pause = 0.0
-        self._recall = False
         for row in claimed.runs:
             self._begin(row, claimed, asked)
         if len(claimed.runs) == order.limit or self._news != seen:
             self._fill_soon()
         else:
-            self._sleep_until(claimed.next_due_at)
+            self._sleep_until(claimed.next_due_at, seen)
 
     def _failed(self, error: Exception) -> None:
         """The database is in trouble: try again later, less often each time."""
-        self._recall = True
+        clock = self.engine.clock
         self._pause = min(max(self._pause * 2, 0.1), max(self.engine.options.polling_interval, 5.0))
-        self._not_before = self.engine.clock.steady() + self._pause
+        self._not_before = clock.steady() + self._pause
         self.engine.hub.report(error, "claim")
-        self.engine.clock.call_later(self.loop, self._pause, self._fill_soon)
+        self._again = clock.call_later(self.loop, self._pause, self._try_again)
 
-    def _sleep_until(self, due: int | None) -> None:
+    def _try_again(self) -> None:
+        self._not_before = 0.0  # a timer may come a little early by another clock
+        self._fill_soon()
+
+    def _sleep_until(self, due: int | None, seen: int) -> None:
         self._asleep = True
+        if self._news != seen:
+            # Somebody had news just before we were asleep, and woke nobody.
+            self._fill_soon()
         if self._due is not None:
             self._due.cancel()
             self._due = None
@@ -225,7 +246,9 @@ class Worker:
         if self._executing.get(execution.row.id) is execution:
             del self._executing[execution.row.id]
         if execution.abandoned:
+            # With too many of them nothing was claimed; now it may be again.
             self._abandoned -= 1
+            self._fill_soon()
         self.engine.keeper.release(execution)
         if not self._executing:
             self._quiet.set()
@@ -252,7 +275,8 @@ class Worker:
             if row.generation == 1:
                 hub.ended([row])
             else:
-                self.engine.look_up(row.id)  # how many steps earlier executions saved is known to the database only
+                # How many steps earlier executions saved is known to the database only.
+                self.engine.look_up(row.id, failed=lambda _: hub.ended([row]))
         self.engine.tell_ended(row)
 
     # -- maintenance -------------------------------------------------------------------------------------------
@@ -262,7 +286,7 @@ class Worker:
         if not self.running or self._stopping:
             return
         self._sweep()
-        self.wake()
+        self._fill_soon()
         if self.engine.options.inline and (awaited := self.engine.hub.awaited):
             self.engine.look_up(*awaited)
         interval = self.engine.options.polling_interval
@@ -306,7 +330,7 @@ class Worker:
             return False
         asked = self.engine.clock.steady()
         self.engine.committer.join(*self.sweep_tickets(), pass_always=True)
-        claimed = await self._claim(order)
+        claimed = await self._claimed(self._claim(order))
         for row in claimed.runs:
             execution = self._begin(row, claimed, asked)
             if execution is not None and execution.task is not None:
@@ -319,7 +343,7 @@ class Worker:
         """Claim no more, let runs finish for `timeout` seconds, then hand back what is left, uncounted."""
         self._stopping = True
         self.running = False
-        for timer in (self._tick, self._due):
+        for timer in (self._tick, self._due, self._again):
             if timer is not None:
                 timer.cancel()
         self.shutdown.set("shutdown")
@@ -332,11 +356,18 @@ class Worker:
             if execution.task is not None and execution.job.signature.is_async:
                 execution.task.cancel()
         await self._drained(_UNWIND_SECONDS)
-        others = [task for task in self._tasks if task is not asyncio.current_task()]
-        abandoned = {execution.task for execution in self.executing}
-        for task in others:
-            if task not in abandoned:
-                await asyncio.wait([task], timeout=_UNWIND_SECONDS)
+        await self.rest()
+
+    async def rest(self) -> None:
+        """Let what we started come to its end, but for functions that are stuck: claims, hand-backs, listeners."""
+        deadline = self.loop.time() + _UNWIND_SECONDS
+        while self.loop.time() < deadline:
+            stuck = {asyncio.current_task(), *(execution.task for execution in self.executing)}
+            others = self._tasks - stuck
+            if not others:
+                return
+            # A claim that was under way hands back what it got, in a task of its own: look again.
+            await asyncio.wait(others, timeout=deadline - self.loop.time(), return_when=asyncio.FIRST_COMPLETED)
 
     async def _drained(self, timeout: float | None) -> None:
         if not self._executing:

@@ -84,6 +84,9 @@ class ClaimOrder(NamedTuple):
     lease: int
     jobs: tuple[str, ...]
     queues: tuple[str, ...] = ("default",)
+    known: tuple[str, ...] | None = None
+    """The runs that the worker holds. When the round is played again, others that are leased to it come from this very
+    claim, whose answer was lost: they are put back first. None: not known, leave them."""
 
 
 class Claimed(NamedTuple):

@@ -219,6 +219,8 @@ class SqliteStore(SqliteFile):
 
     def _claim(self, tx: Tx, order: ClaimOrder) -> Claimed:
         execute = tx.connection.execute
+        if tx.replay and order.known is not None:
+            execute(_SQL["recall"], (order.owner, _rows(order.known), tx.now))
         due = execute(_SQL["next_due"]).fetchone()
         if due is not None and due[0] <= tx.now:
             execute(_SQL["promote"], (tx.now, _PROMOTED_AT_ONCE))

@@ -14,6 +14,7 @@ import sqlite3
 import tempfile
 import threading
 import urllib.parse
+import weakref
 from pathlib import Path
 
 from ..basis.clock import Clock, SystemClock
@@ -60,7 +61,10 @@ class SqliteFile(Store):
         """The file; that of a temporary database is made on first use."""
         with self._opening:
             if self._path is None:
-                self._path = str(Path(tempfile.mkdtemp(prefix="holdfast-")) / "holdfast.db")
+                directory = tempfile.mkdtemp(prefix="holdfast-")
+                # Also if nobody ever closes.
+                weakref.finalize(self, _remove, directory, os.getpid())
+                self._path = str(Path(directory) / "holdfast.db")
             return self._path
 
     # -- connections -------------------------------------------------------------------------------------------
@@ -217,6 +221,11 @@ class SqliteFile(Store):
     def database_id(self, connection: sqlite3.Connection) -> str:
         found: str = connection.execute("select value from holdfast_meta where key = 'database_id'").fetchone()[0]
         return found
+
+
+def _remove(directory: str, pid: int) -> None:
+    if os.getpid() == pid:  # in the child of a fork it is the parent's
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _path_of(url: str) -> str | None:

@@ -27,12 +27,18 @@ cross join holdfast_runs as r
   on r.id = s.run_id and r.generation = e.value ->> 7 and r.lease_owner = e.value ->> 0;
 
 -- name: first_steps
--- The first page of saved steps of several runs.
+-- The first page of saved steps of several runs, and the last one of each, which tells whether there are more pages.
 select s.run_id, s.name, s.occurrence, s.position, s.status, s.attempt, s.generation, s.fingerprint,
   s.output, s.error, s.started_at, s.completed_at
 from json_each(?1) as e
 cross join holdfast_steps as s on s.run_id = e.value and s.position < ?2
-order by s.run_id, s.position, s.started_at, s.name, s.occurrence;
+union all
+select s.run_id, s.name, s.occurrence, s.position, s.status, s.attempt, s.generation, s.fingerprint,
+  s.output, s.error, s.started_at, s.completed_at
+from json_each(?1) as e
+cross join holdfast_steps as s on s.run_id = e.value and s.position >= ?2
+  and s.position = (select max(position) from holdfast_steps where run_id = e.value)
+order by 1, 4, 11, 2, 3;
 
 -- name: find_steps
 select run_id, name, occurrence, position, status, attempt, generation, fingerprint,

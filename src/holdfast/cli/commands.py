@@ -1,0 +1,91 @@
+"""The `holdfast` command: which commands there are, and what becomes of their errors."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from . import exits
+from .demo import demo
+from .load import app_for
+from .runs import AsJson, runs
+from .terminal import plain_line, print_json, say
+from .worker import worker
+
+cli = typer.Typer(
+    name="holdfast",
+    help="Durable execution for Python: look at runs, execute them, and see one survive a kill.",
+    epilog=exits.EPILOG,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+cli.command(epilog=exits.EPILOG)(demo)
+cli.command(epilog=exits.EPILOG)(worker)
+cli.add_typer(runs, name="runs")
+
+
+@cli.command(epilog=exits.EPILOG)
+def migrate(
+    url: Annotated[str, typer.Argument(envvar="HOLDFAST_URL", help="The database: sqlite:///path/to/file.db")],
+    as_json: AsJson = False,
+) -> None:
+    """Make the tables of a database, or bring them up to this version. Safe to repeat, and beside running workers."""
+    app = app_for(url, new=True)
+    try:
+        applied = app.migrate().wait()
+    finally:
+        app.stop().wait()
+    if as_json:
+        print_json({"url": exits.masked(url), "applied": applied})
+    elif applied:
+        say(f"{exits.masked(url)}: applied {', '.join(applied)}")
+    else:
+        say(f"{exits.masked(url)}: nothing to do, the tables are up to date")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        say(f"holdfast {version('holdfast')}")
+        raise typer.Exit
+
+
+@cli.callback()
+def _options(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+class _OneLine(logging.Formatter):
+    """What the engine reports may quote a user's data."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        when = self.formatTime(record, "%H:%M:%S")
+        return exits.masked(f"{when} {record.levelname.lower()}: {plain_line(record.getMessage(), 2000)}")
+
+
+def run() -> int:
+    """Run what the arguments ask for; the exit code. No error leaves as a traceback."""
+    # Terminals that can't show a character get a `?`, not an exception.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine())
+    log = logging.getLogger("holdfast")
+    log.addHandler(handler)
+    log.propagate = False
+    try:
+        cli(prog_name="holdfast")
+    except SystemExit as left:
+        return left.code if isinstance(left.code, int) else exits.FAILED
+    except Exception as error:
+        return exits.complain(error)
+    return exits.OK

@@ -1,0 +1,72 @@
+"""Finding the user's app: `module:app`, as uvicorn and gunicorn name theirs; and the one of a database URL."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+import urllib.parse
+from typing import Any
+
+from ..app import Holdfast
+from ..basis.errors import NotFoundError, StoreUnavailable, ValidationError
+from ..basis.text import error_text
+
+
+def app_at(place: str) -> Holdfast:
+    """The app that `module:name` names, imported from the current directory or from what is installed."""
+    module_name, _, attribute = place.partition(":")
+    if module_name.endswith(".py") or "/" in module_name or "\\" in module_name:
+        guess = module_name.removesuffix(".py").strip("./\\").replace("/", ".").replace("\\", ".")
+        raise ValidationError(f"{place!r} is a file; name the module: {guess}:{attribute or 'app'}")
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise ValidationError(f"{place!r} names no app. Write module:app, e.g. shop.jobs:app")
+    found: Any = _import(module_name)
+    for part in (attribute or "app").split("."):
+        if not hasattr(found, part):
+            others = [name for name, value in vars(found).items() if isinstance(value, Holdfast)]
+            hint = f" Did you mean {module_name}:{others[0]}?" if others else ""
+            raise NotFoundError(f"The module {module_name!r} has no {attribute or 'app'!r}.{hint}")
+        found = getattr(found, part)
+    if not isinstance(found, Holdfast):
+        raise ValidationError(f"{place!r} is no Holdfast app but of type {type(found).__name__}.")
+    return found
+
+
+def _import(name: str) -> Any:
+    # As `python -m` does: a console script has its own folder on the path instead.
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
+            raise NotFoundError(f"There is no module {error.name!r} in {here} or among what is installed.") from error
+        raise _unimportable(name, error) from error
+    except (Exception, SystemExit) as error:
+        raise _unimportable(name, error) from error
+
+
+def _unimportable(name: str, error: BaseException) -> ValidationError:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return ValidationError(
+        f"The module {name!r} can't be imported: {error_text(error)} ({last.filename}:{last.lineno})"
+    )
+
+
+def app_for(url: str | None, *, new: bool = False) -> Holdfast:
+    """An app that looks at this database and executes nothing. Unless `new`, the database must exist."""
+    if not url:
+        raise ValidationError("Which database? Give --url sqlite:///path/to/file.db, or set HOLDFAST_URL.")
+    if "://" not in url:
+        raise ValidationError(f"{url!r} is no URL. For a file write sqlite:///{url}")
+    if url.rstrip("/") == "sqlite:" or url.endswith(":memory:"):
+        raise ValidationError(f"{url} is private to the process that uses it. Name a file: sqlite:///path/to/file.db")
+    app = Holdfast(url, worker=False)
+    path = urllib.parse.unquote(url.partition("://")[2][1:])
+    if not new and url.startswith("sqlite:") and not os.path.exists(path):
+        # SQLite would make an empty one, and a typing error would look like a database without runs.
+        raise StoreUnavailable(f"{url}: there is no file {path}. (`holdfast migrate` makes a new database.)")
+    return app

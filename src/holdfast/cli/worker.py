@@ -1,0 +1,135 @@
+"""`holdfast worker module:app`: a process that executes runs until it is told to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from ..app import Holdfast
+from ..basis.durations import seconds
+from ..basis.errors import ValidationError
+from ..model.event import Event
+from . import exits
+from .load import app_at
+from .runs import AsJson
+from .terminal import plain_line, print_json, say
+
+_EVENTS = {
+    "run:leased": ("started", "cyan"),
+    "run:complete": ("completed", "green"),
+    "run:fail": ("failed", "red"),
+    "run:cancel": ("cancelled", "magenta"),
+}
+
+
+def worker(
+    place: Annotated[str, typer.Argument(metavar="MODULE:APP", help="Where the app is, e.g. shop.jobs:app")],
+    stop_timeout: Annotated[
+        str, typer.Option(help="How long runs may go on after the first signal; then they are handed back.")
+    ] = "30s",
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="A line for every run that starts or ends.")] = False,
+    as_json: AsJson = False,
+    with_stdin: Annotated[bool, typer.Option("--with-stdin", hidden=True, help="Stop when stdin is closed.")] = False,
+) -> None:
+    """Execute the runs of an app's jobs until SIGTERM or Ctrl-C.
+
+    The first signal stops gracefully: nothing new is claimed, runs may go on for the stop timeout, and what is left is
+    handed back with its saved steps for another worker. The second signal exits at once; then another worker takes
+    over when the lease is over.
+    """
+    patience = seconds(_number(stop_timeout), "--stop-timeout")
+    app = app_at(place)
+    if not app._engine.registry.names():
+        raise ValidationError(f"{place} has no jobs to execute. Are they defined in a module that it imports?")
+    stopping = _Signals()
+    stopping.listen()
+    if with_stdin:
+        threading.Thread(target=stopping.at_end_of_stdin, name="holdfast-stdin", daemon=True).start()
+    if verbose and not as_json:
+        for kind in _EVENTS:
+            app.on(kind, _tell)
+    try:
+        app.migrate().wait()
+        app.start().wait()
+        _introduce(app, place, as_json)
+        stopping.wait()
+        left = 0 if app._engine.worker is None else len(app._engine.worker.executing)
+        if not as_json:
+            many = f"{left} run{'s' if left != 1 else ''} may go on for {patience:g} s. " if left else ""
+            say(f"Stopping. {many}Again to exit at once." if left else "Stopping.")
+    finally:
+        app.stop(patience).wait()
+
+
+def _introduce(app: Holdfast, place: str, as_json: bool) -> None:
+    """What is executed here, and where."""
+    options, url = app._engine.options, exits.masked(app._engine.store.name)
+    jobs = sorted(job.name for job in app._engine.registry.all())
+    if as_json:
+        print_json(
+            {
+                "app": place,
+                "url": url,
+                "pid": os.getpid(),
+                "jobs": jobs,
+                "queues": list(options.queues),
+                "concurrency": options.concurrency,
+            }
+        )
+        return
+    say(Text("holdfast worker", style="bold"), f"{place}  (process {os.getpid()})")
+    say(f"  database     {url}")
+    say(f"  jobs         {', '.join(jobs)}")
+    if options.queues != ("default",):
+        say(f"  queues       {', '.join(options.queues)}")
+    say(f"  concurrency  {options.concurrency}")
+    say("Ready. Ctrl-C stops gracefully.")
+    sys.stdout.flush()
+
+
+def _tell(event: Event) -> None:
+    word, style = _EVENTS[event.type]
+    more = plain_line(str(event.data.get("error") or ""), 300) if event.type == "run:fail" else ""
+    say(Text(f"{word:<10}", style=style), f"{event.job_name} {event.run_id} {more}".rstrip())
+
+
+class _Signals:
+    """The first SIGTERM or SIGINT sets an event, the second one ends the process there and then.
+
+    Handlers of Python run in the main thread, which does nothing but wait: jobs that block their event loop can't keep
+    a signal from being heard.
+    """
+
+    def __init__(self) -> None:
+        self._stop = threading.Event()
+
+    def listen(self) -> None:
+        signal.signal(signal.SIGTERM, self._told)
+        signal.signal(signal.SIGINT, self._told)
+
+    def _told(self, number: int, _: Any) -> None:
+        if self._stop.is_set():
+            # No clean-up may hold us up now; what is durable is durable.
+            os._exit(128 + number)
+        self._stop.set()
+
+    def wait(self) -> None:
+        self._stop.wait()
+
+    def at_end_of_stdin(self) -> None:
+        sys.stdin.buffer.read()
+        self._stop.set()
+
+
+def _number(text: str) -> float | str:
+    """`30` means seconds; `30s`, `5m` go on to be read as durations."""
+    try:
+        return float(text)
+    except ValueError:
+        return text

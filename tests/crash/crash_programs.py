@@ -1,0 +1,372 @@
+"""What the child processes do. Each program is one operation of the reference scenario, on a database of its own.
+
+Every process has a clock that stands still, `when` days after the first: who comes later finds the leases of those
+before it run out, and nobody waits for that in real time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import threading
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from crash_wire import Wire
+from crash_world import World, read
+
+from holdfast import AbortSignal, Holdfast, Step, SyncStep
+from holdfast.basis.clock import give_way
+from holdfast.basis.errors import ConflictError, RunCancelled, RunFailed
+from holdfast.run import Run
+from holdfast.testing.clock import HandClock
+
+DAY = 86_400.0
+DELAY = 3_600
+
+
+class Declined(Exception):
+    """What the failing step raises."""
+
+
+class Child:
+    """One process: an app with the jobs of the scenario, and what its client says and hears."""
+
+    def __init__(
+        self,
+        folder: Path,
+        program: str,
+        *,
+        when: int = 0,
+        operation: str = "",
+        fault: tuple[str, str] | None = None,
+        mutant: str | None = None,
+        inline: bool = False,
+    ) -> None:
+        self.folder = folder
+        self.world = World(folder / "world.log")
+        self.inline = inline
+        self.clock = HandClock()
+        self.clock.advance(when * DAY)
+        self.wire = Wire(self.world, operation, fault, mutant)
+        self.wire.attach()
+        self.app = Holdfast(
+            f"sqlite:///{folder / 'holdfast.db'}", clock=self.clock, lease=60.0, inline=inline, cancel_grace=1.0
+        )
+        self.begun = threading.Event()
+        self.at_begin: Callable[[], None] | None = self.settle
+        """What happens while the body of `hold` is under way; None: it waits to be told to stop."""
+        self._define_jobs()
+
+    # -- jobs --------------------------------------------------------------------------------------------------
+
+    def _define_jobs(self) -> None:
+        app, wire = self.app, self.wire
+
+        @app.job
+        async def order(step: Step, n: int) -> int:
+            wire.at("job")
+            wire.reach("step")
+            a = await step.run("reserve", self.reserve, step, n)
+            step.progress(1, 3, "reserved")
+            step.log.info("reserved", n=n)
+            b = await step.run("charge", self.effect, step, "charge", n * 10)
+            try:
+                await step.run("notify", self.decline, step)
+            except Declined:
+                c = 1
+            step.log.info("charged")
+            wire.reach("finish")
+            return a + b + c
+
+        @app.job
+        def batch(step: SyncStep, n: int) -> int:
+            wire.at("job")
+            wire.reach("step")
+            a = step.run("first", self.effect, step, "first", n)
+            step.progress(1)
+            self.settle()
+            step.log.info("half-way")
+            b = step.run("second", self.effect, step, "second", n + 1)
+            wire.reach("finish")
+            return a * b
+
+        @app.job
+        def doomed(step: SyncStep, n: int) -> int:
+            wire.at("job")
+            value = step.run("try", self.effect, step, "try", n)
+            wire.reach("fail")
+            raise Declined(f"no more than {value}")
+
+        @app.job
+        def long(step: SyncStep, n: int) -> int:
+            wire.at("job")
+            wire.reach("long")
+            a = step.run("begin", self.effect, step, "begin", n)
+            step.run("hold", self.hold, step)
+            return a + step.run("last", self.effect, step, "last", n)
+
+    def effect(self, step: SyncStep | Step, name: str, value: int) -> int:
+        """The body of a step: it does something to the world that can't be undone."""
+        self.settle()
+        self._tell(step, "begin", name)
+        self._tell(step, "effect", name)
+        self.wire.at(f"after the effect of {name}")
+        return value
+
+    async def reserve(self, step: Step, value: int) -> int:
+        self._tell(step, "begin", "reserve")
+        self._tell(step, "effect", "reserve")
+        self.wire.at("after the effect of reserve")
+        return value
+
+    def decline(self, step: Step) -> None:
+        self.effect(step, "notify", 0)
+        raise Declined("nobody is there")
+
+    def hold(self, step: SyncStep, signal: AbortSignal | None = None) -> None:
+        """A body that is under way while something happens to its run."""
+        assert signal is not None
+        self.effect(step, "hold", 0)
+        self.begun.set()
+        if self.at_begin is None:
+            assert signal.wait(20)
+        else:
+            self.at_begin()
+
+    def _tell(self, step: SyncStep | Step, what: str, name: str) -> None:
+        row = step._execution.row
+        key = step.idempotency_key(name)
+        self.world.tell(what, run=row.id, step=name, gen=row.generation, attempt=row.attempt, key=key)
+
+    def settle(self) -> None:
+        """Wait until nothing is in the line, so that every round has the same tickets each time."""
+        committer = self.app._engine.committer
+        while not self.inline and (committer.backlog or committer._waiting_desks):
+            give_way()
+
+    # -- the client --------------------------------------------------------------------------------------------
+
+    async def ask(self, op: str, tag: str, reply: Any, **more: Any) -> Run[Any] | None:
+        """Say what is asked before, and what was answered after: an acknowledgement is what the client has heard."""
+        self.world.tell("asked", op=op, tag=tag, **more)
+        try:
+            run: Run[Any] = await reply
+        except ConflictError as error:
+            self.world.tell("refused", op=op, tag=tag, error=str(error))
+            return None
+        self.world.tell("ok", op=op, tag=tag, run=run.id, was=run.disposition)
+        return run
+
+    async def trigger(self, job: str, n: int, **options: Any) -> Run[Any]:
+        key = options.get("idempotency_key")
+        handle = self.app.get_job(job)
+        assert handle is not None
+        run = await self.ask("trigger", f"{job} {n}", handle.options(**options).trigger(n), job=job, n=n, key=key)
+        assert run is not None
+        return run
+
+    async def cancel(self, run_id: str) -> None:
+        await self.ask("cancel", run_id, self.app.cancel(run_id))
+
+    async def work(self) -> None:
+        await self.app.process_until_idle(max_runs=1000)
+
+
+Program = Callable[[Child], Coroutine[Any, Any, None]]
+
+
+async def migrate(child: Child) -> None:
+    await child.app.migrate()
+
+
+async def open_file(child: Child) -> None:
+    child.wire.reach("open")
+    run = await child.trigger("order", 1)
+    await child.app.get_run(run.id)
+
+
+async def trigger(child: Child) -> None:
+    child.wire.reach("trigger")
+    await child.trigger("order", 1)
+    await child.trigger("order", 2, idempotency_key="two", labels={"kind": "test", "part": "2"})
+    await child.trigger("order", 2, idempotency_key="two")
+    await child.trigger("batch", 3, delay=DELAY, labels={"kind": "late"})
+    await asyncio.gather(*[child.trigger("doomed", n, idempotency_key=f"many-{n // 2}") for n in range(4, 8)])
+
+
+def triggering(job: str, **options: Any) -> Program:
+    async def one(child: Child) -> None:
+        await child.trigger(job, 7, **options)
+
+    return one
+
+
+async def claim(child: Child) -> None:
+    """One of the runs was executed before and comes with its saved steps; one was delayed until now."""
+    child.wire.reach("claim")
+    await child.app.process_one()
+
+
+async def work(child: Child) -> None:
+    await child.app.process_one()
+
+
+async def takeover(child: Child) -> None:
+    """Everything that a recovery does counts as one operation, to its end: to crash again in any of it."""
+    child.wire.reach("takeover")
+    child.wire.reach = lambda phase: None  # type: ignore[method-assign]
+    await child.work()
+
+
+async def cancel(child: Child) -> None:
+    """One run that waits, one that is being executed here."""
+    (waiting,) = await child.app.get_runs(job="order")
+    (running,) = await child.app.get_runs(job="long")
+    child.at_begin = None
+    child.wire.reach("cancel")
+    await child.cancel(waiting.id)
+    child.wire.reach("")
+    done = asyncio.ensure_future(_awaited(child.app.process_one()))
+    await child.app._engine.threads.call(child.begun.wait, 20)
+    child.wire.reach("cancel")
+    await child.cancel(running.id)
+    await done
+
+
+async def retrigger(child: Child) -> None:
+    (ended,) = await child.app.get_runs()
+    child.wire.reach("retrigger")
+    await child.ask("retrigger", ended.id, child.app.retrigger(ended.id))
+
+
+async def renew(child: Child) -> None:
+    """The lease is renewed while a body is under way: in the line, as always."""
+    _turn_the_hands(child)
+    await child.app.process_one()
+
+
+async def renew_alone(child: Child) -> None:
+    """The same while the line doesn't move: the renewing thread commits by itself."""
+    _turn_the_hands(child, stuck=True)
+    await child.app.process_one()
+
+
+def _turn_the_hands(child: Child, *, stuck: bool = False) -> None:
+    told = threading.Semaphore(0)
+    child.app.on("run:lease-renewed", lambda event: told.release())
+    child.app.on("worker:error", lambda event: told.release())  # lost: also an answer
+
+    def renewed() -> None:
+        committer = child.app._engine.committer
+        child.settle()
+        child.wire.reach("renew")
+        if stuck:
+            committer.gate = threading.Event()
+        child.clock.advance(21)
+        # A sixth of the lease after it has joined the line, which is soon but not known: step by step.
+        for _ in range(7 if stuck else 0):
+            if told.acquire(timeout=0.05):
+                break
+            child.clock.advance(5)
+        else:
+            assert told.acquire(timeout=20)
+        if stuck:
+            gate, committer.gate = committer.gate, None
+            assert gate is not None
+            gate.set()
+        child.settle()
+        child.wire.reach("")
+
+    child.at_begin = renewed
+
+
+async def release(child: Child) -> None:
+    """The worker stops and hands back what it is executing."""
+    child.at_begin = None
+    done = asyncio.ensure_future(_awaited(child.app.process_one()))
+    await child.app._engine.threads.call(child.begun.wait, 20)
+    child.wire.reach("release")
+    await child.app.stop(timeout=0)
+    await done
+
+
+async def _awaited(reply: Any) -> Any:
+    return await reply
+
+
+async def die_holding(child: Child) -> None:
+    """Take over what is there, and be killed at the first line of the job: the run stays leased."""
+    child.wire.reach("takeover")
+    await child.work()
+    raise AssertionError("there was nothing to die of")
+
+
+async def cancel_all(child: Child) -> None:
+    for run in await child.app.get_runs(status=["pending", "leased"]):
+        await child.cancel(run.id)
+
+
+async def recover(child: Child) -> None:
+    """A healthy process: the client asks again for what it got no answer to, and the work is done to its end."""
+    events = read(child.world.path)
+    answered = {(event["op"], event["tag"]) for event in events if event["ev"] in ("ok", "refused")}
+    for event in events:
+        if event["ev"] == "asked" and event["op"] == "trigger" and event["key"]:
+            if (event["op"], event["tag"]) not in answered:
+                await child.trigger(event["job"], event["n"], idempotency_key=event["key"])
+    await child.work()
+    await read_back(child)
+
+
+async def read_back(child: Child) -> None:
+    """What every reader sees of every run."""
+    for run in await child.app.get_runs(limit=None):
+        seen: list[Any] = [run.output]
+        again = await child.app.get_run(run.id)
+        assert again is not None
+        seen.append(again.output)
+        if run.is_terminal:
+            seen.append((await run.wait(timeout=20)).output)
+            with contextlib.suppress(RunFailed, RunCancelled):
+                seen.append(await run.result(timeout=20))
+        child.world.tell("seen", run=run.id, status=str(run.status), outputs=seen, error_type=run.error_type)
+
+
+PROGRAMS: dict[str, Program] = {
+    "migrate": migrate,
+    "open": open_file,
+    "trigger": trigger,
+    "claim": claim,
+    "work": work,
+    "takeover": takeover,
+    "cancel": cancel,
+    "retrigger": retrigger,
+    "renew": renew,
+    "renew_alone": renew_alone,
+    "release": release,
+    "die_holding": die_holding,
+    "cancel_all": cancel_all,
+    "recover": recover,
+    "trigger_order": triggering("order"),
+    "trigger_urgent_long": triggering("long", priority=5),
+    "trigger_batch": triggering("batch"),
+    "trigger_doomed": triggering("doomed"),
+    "trigger_late": triggering("order", delay=DELAY),
+}
+
+
+def run(folder: Path, program: str, *, dry: bool = False, **options: Any) -> None:
+    """Run a program to its end, in this process. `dry`: write down which points it had."""
+    os.chdir(folder)
+    child = Child(folder, program, **options)
+
+    async def main() -> None:
+        await PROGRAMS[program](child)
+
+    asyncio.run(main())
+    if dry:
+        (folder / "points.json").write_text(json.dumps(child.wire.points))
