@@ -10,7 +10,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack, 
 from .basis.clock import Clock, SystemClock
 from .basis.durations import Duration, seconds
 from .basis.errors import ConflictError, NotFoundError, Outdated, ValidationError
-from .basis.text import storable
+from .basis.text import shown, storable
 from .commit.reply import LazyReply, Reply, answer, hand_on, may_block
 from .commit.ticket import Ticket
 from .engine.context import Step, SyncStep, step_function
@@ -81,7 +81,7 @@ class Holdfast:
         clock: Clock | None = None,
     ) -> None:
         if worker not in (True, False, "thread"):
-            raise ValidationError(f"worker: {worker!r} must be True, False or 'thread'.")
+            raise ValidationError(f"worker: {shown(worker)} must be True, False or 'thread'.")
         length = seconds(lease, "lease")
         renew = length / 3 if lease_renew_interval is None else seconds(lease_renew_interval, "lease_renew_interval")
         options = Options(
@@ -99,17 +99,17 @@ class Holdfast:
             inline=sys.platform == "emscripten" if inline is None else inline,
         )
         clock = clock or SystemClock()
+        if not isinstance(url, str | Store):
+            raise ValidationError(f"url: {type(url).__name__} is no URL. Write e.g. 'sqlite:///app.db'.")
         store = SqliteStore(url, clock=clock) if isinstance(url, str) else url
         if getattr(store, "in_memory", False) and not options.inline:
             raise ValidationError(
                 "sqlite:///:memory: has one connection only: use it with inline=True, or 'sqlite://'."
             )
         self._works = worker
-        self._engine = Engine(
-            store, clock, options, own_thread=worker == "thread", own_store=isinstance(url, str)
-        )
+        self._engine = Engine(store, clock, options, own_thread=worker == "thread", own_store=isinstance(url, str))
         self.jobs = Jobs(self)
-        self.register(*(jobs.values() if isinstance(jobs, Mapping) else jobs))
+        self.register(*(jobs.values() if isinstance(jobs, Mapping) else _several(jobs, (Job,), "jobs")))
         if isinstance(jobs, Mapping):
             for key, job in jobs.items():
                 self._engine.registry.add(job._definition, key=key, replace=False)
@@ -162,7 +162,7 @@ class Holdfast:
         """Add jobs that were defined without an app; gives their handles: one, or a tuple of several."""
         for job in jobs:
             if not isinstance(job, Job):
-                raise ValidationError(f"register: {job!r} is not a job. Decorate it with @holdfast.job.")
+                raise ValidationError(f"register: {shown(job)} is not a job. Decorate it with @holdfast.job.")
         handles = tuple(
             Job[..., Any](self._engine.registry.add(job._definition, replace=not self._is_working), self)
             for job in jobs
@@ -179,7 +179,7 @@ class Holdfast:
     def trigger(self, call: Call[R]) -> Reply[Run[R]]:
         """Write a run of the call; the reply is there when the run is durable."""
         if not isinstance(call, Call):
-            raise ValidationError(f"trigger: {call!r} is not a call. Write app.trigger(job.bind(…)).")
+            raise ValidationError(f"trigger: {shown(call)} is not a call. Write app.trigger(job.bind(…)).")
         # What is not registered here nobody may ever execute.
         self._engine.registry.need(call.job_name)
         self._check_size(call.input)
@@ -502,7 +502,7 @@ class Holdfast:
 
 def _text(value: object, what: str) -> str:
     if not isinstance(value, str) or "\0" in value or storable(value) is not None:
-        raise ValidationError(f"{what}: {value!r} is not a usable string.")
+        raise ValidationError(f"{what}: {shown(value)} is not a usable string.")
     return value
 
 
@@ -513,12 +513,12 @@ def _count(value: object, what: str) -> int:
 
 
 def _timeout(value: object) -> float | None:
-    if value is None or value == float("inf"):
+    if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
-        raise ValidationError(f"timeout: {value!r} must be seconds, or None for as long as it takes.")
+        raise ValidationError(f"timeout: {shown(value)} must be seconds, or None for as long as it takes.")
     # A time that is over is no time; a year is longer than any process waits, and no timer overflows at it.
-    return float(min(max(value, 0), 366 * 86400))
+    return None if value == float("inf") else float(min(max(value, 0), 366 * 86400))
 
 
 def _several(given: Any, alone: tuple[type, ...], what: str) -> list[Any]:
@@ -535,5 +535,7 @@ def _statuses(status: Statuses) -> tuple[str, ...]:
     known = [str(one) for one in RunStatus]
     for one in given:
         if one not in known:
-            raise ValidationError(f"Invalid status: {one}. Must be one of: {', '.join(known)}")
+            raise ValidationError(
+                f"Invalid status: {one if isinstance(one, str) else shown(one)}. Must be one of: {', '.join(known)}"
+            )
     return tuple(str(one) for one in given)

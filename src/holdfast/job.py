@@ -25,7 +25,7 @@ from pydantic_core import to_json
 from .basis.clock import from_datetime
 from .basis.durations import Duration, micros
 from .basis.errors import DefinitionError, PayloadTooLarge, ValidationError
-from .basis.text import error_text
+from .basis.text import error_text, shown
 from .commit.reply import Reply
 from .engine.context import STEP_TYPES, Step, SyncStep
 from .engine.registry import JobDefinition, checked_key, checked_labels, checked_name
@@ -234,7 +234,7 @@ def define(fn: Callable[..., Any], options: JobOptions, localns: Mapping[str, An
     if isinstance(fn, Job):
         raise DefinitionError(f"{fn.name!r} is a job already; register it with app.register(...).")
     if not callable(fn):
-        raise DefinitionError(f"{fn!r} is not a function.")
+        raise DefinitionError(f"{shown(fn)} is not a function.")
     key = getattr(fn, "__name__", type(fn).__name__)
     return JobDefinition(
         name=checked_name(options.get("name", key), "job name"),
@@ -249,7 +249,7 @@ def define(fn: Callable[..., Any], options: JobOptions, localns: Mapping[str, An
 
 def checked_priority(priority: object) -> int:
     if type(priority) is not int or not -_HIGHEST_PRIORITY - 1 <= priority <= _HIGHEST_PRIORITY:
-        raise ValidationError(f"priority: {priority!r} must be a whole number of at most 32 bits.")
+        raise ValidationError(f"priority: {shown(priority)} must be a whole number of at most 32 bits.")
     return priority
 
 

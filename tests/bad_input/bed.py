@@ -27,7 +27,7 @@ class Bed:
         async def healthy(number: int) -> int:
             return number + 1
 
-        self._healthy = healthy
+        self.healthy = healthy
 
     def ask(self, sql: str, *values: Any) -> list[Any]:
         if self.connection is None:
@@ -44,7 +44,7 @@ class Bed:
 
     def check_worker(self) -> None:
         """The worker goes on, and nothing is stuck: no run is leased, none has a lease left."""
-        assert self._healthy.run(1).wait(SECONDS) == 2
+        assert self.healthy.run(1).wait(SECONDS) == 2
         left = self.ask("select job_name, status from holdfast_runs where completed_at is null and job_name != 'late'")
         assert left == []
 

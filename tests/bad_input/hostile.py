@@ -150,6 +150,26 @@ class Touchy:
         raise RuntimeError("len")
 
 
+class Mute:
+    """Can't be shown, compared, hashed, or measured."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("repr")
+
+    __str__ = __repr__
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("eq")
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __len__(self) -> int:
+        raise RuntimeError("len")
+
+    def __bool__(self) -> bool:
+        raise RuntimeError("bool")
+
+
 #: Without an annotation kept exactly: equal, and of the same type all the way down.
 KEPT = [
     *[Case(f"text-{name}", lambda text=text: text) for name, text in GOOD_TEXT.items()],
@@ -231,12 +251,12 @@ REFUSED = [
 
 #: Larger than the app's limits, each in its own way.
 TOO_LARGE = [
-    Case("ascii", lambda: "x" * 10_000_000),
-    Case("two-bytes", lambda: "é" * (LIMIT // 2)),
-    Case("emoji", lambda: "😀" * (LIMIT // 4)),
-    Case("escaped", lambda: "\0" * (LIMIT // 6)),
-    Case("bytes", lambda: b"\0" * (LIMIT * 3 // 4)),
-    Case("list", lambda: [0] * (LIMIT // 2)),
+    Case("large-ascii", lambda: "x" * 10_000_000),
+    Case("large-two-bytes", lambda: "é" * (LIMIT // 2)),
+    Case("large-emoji", lambda: "😀" * (LIMIT // 4)),
+    Case("large-escaped", lambda: "\0" * (LIMIT // 6 + 10)),
+    Case("large-bytes", lambda: b"\0" * (LIMIT * 3 // 4)),
+    Case("large-list", lambda: [0] * (LIMIT // 2)),
 ]
 
 
@@ -330,6 +350,9 @@ class TruthRaises(Exception):
 
 
 class KindRaises(NonRetryable):
+    def __init__(self, message: str) -> None:
+        Exception.__init__(self, message)
+
     kind = property(lambda self: 1 / 0)  # type: ignore[assignment]
 
 

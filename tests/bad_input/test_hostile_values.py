@@ -110,7 +110,7 @@ def jobs(bed: Bed) -> Jobs:
         value = VALUES[name].make()
         step.log.info(value)
         step.log.error("with data", value=value, **{f"more {name}": [value]})
-        if isinstance(value, str):
+        if type(value) is str:
             step.log.warning("with a key", **{value: 1})
         return None
 
@@ -215,8 +215,8 @@ MISFITS: list[tuple[Any, Any, str]] = [
     (Spot, Point(1), "Spot"),
     (Color, 7, "value: "),
     (Pair, (1,), "value"),
-    (JsonValue, circle(), "value: "),
-    (JsonValue, deep(200_000), "value: "),
+    (JsonValue, circle(), "value"),
+    (JsonValue, deep(200_000), "value"),
     (JsonValue, {1: 2}, "value"),
     (JsonValue, float("nan"), "value"),
     (JsonValue, object(), "value: "),
@@ -360,7 +360,7 @@ def test_a_log_line_never_fails_a_run(bed: Bed, jobs: Jobs, case: Case) -> None:
     assert (run.status, run.error) == ("completed", None)
     lines = bed.app.get_logs(run.id).wait()
     assert [line.message for line in lines][1:2] == ["with data"]
-    assert len(lines) == 2 + isinstance(VALUES[case.name].make(), str)
+    assert len(lines) == 2 + (type(VALUES[case.name].make()) is str)
     assert all(len(line.message) < 40_000 for line in lines)
     longest = bed.ask("select max(length(coalesce(data, ''))) from holdfast_logs where run_id = ?", run.id)
     assert longest[0][0] < 40_000

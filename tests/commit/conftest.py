@@ -19,7 +19,7 @@ from holdfast.rules.lifecycle import TABLE, Cause
 from holdfast.store.base import ClaimOrder, Ending, Lease, LogSave, Renewal, StepSave, Tx
 from holdfast.store.sqlite import SqliteStore
 
-LONG = 20.0
+LONG = 60.0
 """Seconds after which a test has failed. Nothing ever waits that long."""
 
 

@@ -395,8 +395,8 @@ def test_a_loop_has_one_guard_however_many_ticks_hand_over(threaded: Line) -> No
             threaded.join(threaded.ticket())
             await asyncio.sleep(0)
         pending = [handle for handle in loop._scheduled if "Desk._guard" in repr(handle)]  # type: ignore[attr-defined]
-        assert len(pending) == 1
-        assert timers.guards >= 1
+        assert len(pending) <= 1  # none, if it is due in this very turn
+        await turns_until(lambda: timers.guards >= 5)
         gate.set()
         await threaded.committer.close()
 
@@ -1309,11 +1309,12 @@ def test_the_line_tells_when_it_last_moved(line: Line) -> None:
 
 
 def test_nothing_stays_open_after_close(threaded: Line) -> None:
-    before = threading.active_count()
     threaded.write(threaded.ticket())
-    assert threading.active_count() == before + 1
+    thread = threaded.committer._thread
+    assert thread in threading.enumerate()
     threaded.committer.close().wait(LONG)
-    assert threading.active_count() == before
+    assert thread not in threading.enumerate()
+    assert threaded.store.connected == threaded.store.disconnected + 1, "only the test's own connection is open"
 
 
 def test_joining_nothing_is_nothing(line: Line) -> None:

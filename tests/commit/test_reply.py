@@ -14,7 +14,7 @@ import pytest
 from holdfast.basis.errors import WouldDeadlock
 from holdfast.commit.reply import LazyReply, Reply, answer, answered, hand_on, no_waiting
 
-LONG = 20.0
+LONG = 60.0
 
 
 def in_thread(call: Any) -> threading.Thread:

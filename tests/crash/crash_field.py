@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from crash_checker import AUDIT, Checker, Findings
+from crash_world import read
 
 HERE = Path(__file__).parent
 SUCCESSORS = ("finished", "running", "cancelled")
@@ -52,6 +53,7 @@ class Operation:
         return self.phase or self.name
 
 
+_LAST_CHANCE = "update holdfast_runs set crashes = 4 where job_name = 'batch'"
 _HALF = (Before("trigger_urgent_long"), Before("release"))
 _CRASHED = (
     Before("trigger_order"),
@@ -69,14 +71,13 @@ THREADED = (
     Operation("step, sync job", "work", (Before("trigger_batch"),), phase="step", fenced=True),
     Operation("finish", "work", _ORDER, fenced=True),
     Operation("fail", "work", (Before("trigger_doomed"),), fenced=True),
-    Operation("cancel", "cancel", (*_ORDER, Before("trigger_urgent_long"))),
+    Operation("cancel", "cancel", (*_ORDER, Before("trigger_urgent_long")), fenced=True),
     Operation("renew", "renew", _HALF[:1], fenced=True),
     Operation("renew, line stuck", "renew_alone", _HALF[:1], phase="renew", fenced=True),
-    Operation("takeover", "takeover", _CRASHED, when=1, prepare="update holdfast_runs set crashes = 4 "
-              "where job_name = 'batch'"),  # fmt: skip
+    Operation("takeover", "takeover", _CRASHED, when=1, prepare=_LAST_CHANCE),
     Operation("retrigger", "retrigger", (Before("trigger_doomed"), Before("work"))),
     Operation("release", "release", _HALF[:1], fenced=True),
-)  # fmt: skip
+)
 INLINE = tuple(
     Operation(f"{one.name}, inline", one.program, one.before, one.looked_at, one.when, True, one.prepare, one.fenced)
     for one in THREADED
@@ -93,14 +94,16 @@ class Zygote:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self, act: str, **order: Any) -> dict[str, Any]:
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.write(json.dumps({"act": act, **order}, default=str) + "\n")
         self._process.stdin.flush()
         answer: dict[str, Any] = json.loads(self._process.stdout.readline())
         return answer
 
     def close(self) -> None:
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()
         assert self._process.wait(timeout=30) == 0
         self._process.stdout.close()
@@ -118,6 +121,9 @@ class Tally:
     counts: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
     broken: Counter[str] = field(default_factory=Counter)
+    """Cases, by invariant."""
+    witness: dict[str, str] = field(default_factory=dict)
+    """The shortest story of how each was broken."""
 
 
 class Field:
@@ -171,12 +177,14 @@ class Field:
                 shutil.copyfile(template / name, folder / name)
         return folder
 
-    def points(self, operation: Operation, template: Path) -> list[str]:
+    def points(self, operation: Operation, template: Path, mutant: str | None = None) -> list[str]:
         """What the operation tells the database when nothing goes wrong; and then nothing may be wrong."""
         folder = self.copy(template)
-        options: dict[str, Any] = {"operation": operation.looked_at, "inline": operation.inline, "dry": True}
-        self.healthy(folder, operation.program, when=operation.when, **options)
+        options: dict[str, Any] = {"operation": operation.looked_at, "inline": operation.inline, "mutant": mutant}
+        self.healthy(folder, operation.program, when=operation.when, dry=True, **options)
         listed: list[str] = json.loads((folder / "points.json").read_text())
+        if mutant is not None:
+            return listed
         self.healthy(folder, "recover", when=operation.when + 2)
         found = Checker(folder, faultless=not any(one.fault for one in operation.before)).check()
         if operation.name == "release" or "claim" in operation.name:
@@ -212,10 +220,10 @@ class Field:
         wanted = {"signal": int(signal.SIGKILL)} if fault[1] in ("before", "after") else {"code": 0}
         self._expect(folder, answer, wanted, what)
         self.healthy(folder, "recover", when=when + 2, **common)
-        found = Checker(folder).check()
-        struck = [event for event in Checker(folder).events if event["ev"] == "fault"]
-        assert struck[-1]["point"] == fault[0] and struck[-1]["phase"] == fault[1], f"{what} did not happen"
-        return found, folder
+        happened = read(folder / "world.log")[len(read(template / "world.log")) :]
+        struck = [(event["point"], event["phase"]) for event in happened if event["ev"] == "fault"]
+        assert fault in struck, f"{what} did not happen"
+        return Checker(folder).check(), folder
 
     def _succeed(self, folder: Path, successor: str | None, when: int, common: dict[str, Any]) -> None:
         if successor == "running":
@@ -230,7 +238,7 @@ class Field:
         """Every point of the operation in every phase."""
         tally = Tally()
         template = self.template(operation, mutant)
-        listed = self.points(operation, self.template(operation) if mutant else template)
+        listed = self.points(operation, template, mutant)
         tally.points = len(listed)
         for point, phase, successor in _faults(listed, operation):
             if phases and phase not in phases:
@@ -242,6 +250,9 @@ class Field:
             tally.paused += phase == "paused"
             tally.counts.update(found.counts)
             tally.broken.update(found.invariants)
+            for invariant, words, lines in found.broken:
+                shown = "\n    ".join([f"{operation.name}, {phase} {point}: {invariant} {words}", *lines])
+                tally.witness[invariant] = min(tally.witness.get(invariant, shown), shown, key=len)
             if found.broken:
                 tally.violations.append(f"{operation.name}: {phase} {point} {successor or ''}\n{found}")
             else:

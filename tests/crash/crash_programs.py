@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -19,7 +20,7 @@ from crash_wire import Wire
 from crash_world import World, read
 
 from holdfast import AbortSignal, Holdfast, Step, SyncStep
-from holdfast.basis.clock import give_way
+from holdfast.basis.clock import SystemClock, give_way
 from holdfast.basis.errors import ConflictError, RunCancelled, RunFailed
 from holdfast.run import Run
 from holdfast.testing.clock import HandClock
@@ -45,18 +46,27 @@ class Child:
         fault: tuple[str, str] | None = None,
         mutant: str | None = None,
         inline: bool = False,
+        seed: int | None = None,
     ) -> None:
         self.folder = folder
         self.world = World(folder / "world.log")
         self.inline = inline
         self.clock = HandClock()
         self.clock.advance(when * DAY)
+        self.seed = seed
+        """In the storm time is real."""
         self.wire = Wire(self.world, operation, fault, mutant)
         self.wire.attach()
         self.app = Holdfast(
-            f"sqlite:///{folder / 'holdfast.db'}", clock=self.clock, lease=60.0, inline=inline, cancel_grace=1.0
+            f"sqlite:///{folder / 'holdfast.db'}",
+            clock=self.clock if seed is None else SystemClock(),
+            lease=60.0 if seed is None else 0.6,
+            polling_interval=0.2,
+            inline=inline,
+            cancel_grace=1.0,
         )
         self.begun = threading.Event()
+        self.let_go = threading.Event()
         self.at_begin: Callable[[], None] | None = self.settle
         """What happens while the body of `hold` is under way; None: it waits to be told to stop."""
         self._define_jobs()
@@ -111,7 +121,8 @@ class Child:
 
     def effect(self, step: SyncStep | Step, name: str, value: int) -> int:
         """The body of a step: it does something to the world that can't be undone."""
-        self.settle()
+        if self.seed is None:
+            self.settle()
         self._tell(step, "begin", name)
         self._tell(step, "effect", name)
         self.wire.at(f"after the effect of {name}")
@@ -133,7 +144,8 @@ class Child:
         self.effect(step, "hold", 0)
         self.begun.set()
         if self.at_begin is None:
-            assert signal.wait(20)
+            signal.on_abort(lambda reason: self.let_go.set())
+            assert self.let_go.wait(20)
         else:
             self.at_begin()
 
@@ -231,9 +243,13 @@ async def cancel(child: Child) -> None:
     await child.cancel(waiting.id)
     child.wire.reach("")
     done = asyncio.ensure_future(_awaited(child.app.process_one()))
-    await child.app._engine.threads.call(child.begun.wait, 20)
+    begun = asyncio.ensure_future(_awaited(child.app._engine.threads.call(child.begun.wait, 20)))
+    # If somebody else has it by now, there is nothing to process.
+    await asyncio.wait({done, begun}, return_when=asyncio.FIRST_COMPLETED)
     child.wire.reach("cancel")
     await child.cancel(running.id)
+    child.let_go.set()
+    child.begun.set()
     await done
 
 
@@ -315,11 +331,36 @@ async def recover(child: Child) -> None:
     events = read(child.world.path)
     answered = {(event["op"], event["tag"]) for event in events if event["ev"] in ("ok", "refused")}
     for event in events:
-        if event["ev"] == "asked" and event["op"] == "trigger" and event["key"]:
-            if (event["op"], event["tag"]) not in answered:
-                await child.trigger(event["job"], event["n"], idempotency_key=event["key"])
-    await child.work()
+        keyed = event["ev"] == "asked" and event["op"] == "trigger" and event["key"]
+        if keyed and ("trigger", event["tag"]) not in answered:
+            await child.trigger(event["job"], event["n"], idempotency_key=event["key"])
+    if child.seed is None:
+        await child.work()
+    else:
+        await child.app.init()
+        for run in await child.app.get_runs(limit=None):
+            await run.wait(timeout=30)
     await read_back(child)
+
+
+async def storm_worker(child: Child) -> None:
+    """Works until it is killed."""
+    await child.app.init()
+    await asyncio.Event().wait()
+
+
+async def storm_client(child: Child) -> None:
+    """Triggers, and cancels now and then, until it is killed."""
+    chance = random.Random(child.seed)
+    made: list[str] = []
+    for number in range(25):
+        job = chance.choice(["order", "order", "batch", "doomed"])
+        key = f"{child.seed}-{number}"
+        run = await child.trigger(job, 1000 * (child.seed or 0) + number, idempotency_key=key)
+        made.append(run.id)
+        if number % 5 == 4:
+            await child.cancel(chance.choice(made))
+    await asyncio.Event().wait()
 
 
 async def read_back(child: Child) -> None:
@@ -351,6 +392,8 @@ PROGRAMS: dict[str, Program] = {
     "die_holding": die_holding,
     "cancel_all": cancel_all,
     "recover": recover,
+    "storm_worker": storm_worker,
+    "storm_client": storm_client,
     "trigger_order": triggering("order"),
     "trigger_urgent_long": triggering("long", priority=5),
     "trigger_batch": triggering("batch"),

@@ -29,22 +29,37 @@ FENCED = ("renew_leases", "save_progress", "save_logs", "save_steps", "finish")
 
 #: Planted faults: how a statement looks without one of its guards.
 MUTANTS: dict[str, dict[str, Callable[[str], str]]] = {
-    "checkpoint without its fence": {
-        "save_steps": lambda text: _cut(text, " and r.generation = e.value ->> 7 and r.lease_owner = e.value ->> 0"),
-    },
+    "checkpoint without its fence": {"save_steps": lambda text: _cut(text, _fence("e", 7, 0))},
     "checkpoint not unique": {
         # The table is without its primary key as well: see crash_field.
         "save_steps": lambda text: text[: text.index("on conflict")] + "returning run_id, name, occurrence, generation",
     },
-    "expired lease never reclaimed": {
-        "expire": lambda text: text.replace("status = 'leased' and", "status = 'leased' and false and"),
+    "expired lease never reclaimed": {"expire": lambda text: _cut(text, "status = 'leased' and", "false and")},
+    "end without its fence": {"finish": lambda text: _cut(text, _fence("e", 1, 2))},
+    "renewal without its fence": {
+        "renew_leases": lambda text: _cut(
+            _cut(text, _fence("e", 1, 2)), "r.lease_expires_at > ?2", "r.status = 'leased'"
+        ),
+    },
+    "log without its fence": {"save_logs": lambda text: _cut(text, _fence("e", 1, 2))},
+    "progress without its fence": {"save_progress": lambda text: _cut(text, _fence("e", 1, 2))},
+    "checkpoints not loaded on takeover": {
+        "first_steps": lambda text: _cut(text, "s.position < ?2", "s.position < 0 * ?2")
+    },
+    "idempotency key not kept": {"insert_runs": lambda text: _cut(text, "value ->> 6", "null")},
+    "cancel not guarded by status": {
+        "cancel": lambda text: _cut(text, " and status in ('pending', 'leased', 'waiting')"),
     },
 }
 
 
-def _cut(text: str, part: str) -> str:
+def _fence(row: str, generation: int, owner: int) -> str:
+    return f" and r.generation = {row}.value ->> {generation} and r.lease_owner = {row}.value ->> {owner}"
+
+
+def _cut(text: str, part: str, by: str = "") -> str:
     assert part in text, f"the statement has changed; adapt the planted fault: {text}"
-    return text.replace(part, "")
+    return text.replace(part, by)
 
 
 def name_of(sql: str) -> str:
@@ -122,7 +137,8 @@ class Wire:
         if phase in ("before", "after"):
             os.kill(os.getpid(), signal.SIGKILL)
         if phase == "paused":
-            os.kill(os.getpid(), signal.SIGSTOP)
+            # To this very thread: sent to the process, others might take it while this one goes on for a while.
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
             self.was_paused = True
         return True
 
@@ -131,9 +147,7 @@ class Wire:
         point = self.point(name)
         self.strike(point, "before")
 
-    def passing(
-        self, connection: sqlite3.Connection, sql: str, run: Callable[[str], sqlite3.Cursor]
-    ) -> sqlite3.Cursor:
+    def passing(self, connection: sqlite3.Connection, sql: str, run: Callable[[str], sqlite3.Cursor]) -> sqlite3.Cursor:
         name = name_of(sql)
         point = self.point(name)
         self.strike(point, "before")

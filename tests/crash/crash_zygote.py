@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import crash_programs
-import crash_storm_workers
 
 LIMIT = 60
 
@@ -38,8 +37,7 @@ def start(order: dict[str, Any]) -> int:
         signal.alarm(LIMIT)
         if (fault := order.pop("fault", None)) is not None:
             order["fault"] = tuple(fault)
-        module = crash_storm_workers if order.pop("storm", False) else crash_programs
-        module.run(folder, **order)
+        crash_programs.run(folder, **order)
         code = 0
     except BaseException:
         traceback.print_exc()
@@ -63,7 +61,7 @@ def main() -> None:
             os.kill(order["pid"], signal.SIGCONT)
         pid = start(order) if act in ("run", "start") else order["pid"]
         answer = {"pid": pid} if act == "start" else {"pid": pid, **outcome(pid)}
-        print(json.dumps(answer), flush=True)  # noqa: T201 - the answer
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

@@ -161,6 +161,20 @@ def shown(expected: list[str]) -> re.Pattern[str]:
     return re.compile(pattern)
 
 
+@pytest.mark.parametrize(
+    ("expected", "output", "fits"),
+    [
+        (["run: created", "… ms"], "run: created\n12.5 ms\n", True),
+        (["one", "…", "two"], "one\na\nb\ntwo\n", True),
+        (["run: created"], "run: idempotent\n", False),
+        (["one"], "one\nand more\n", False),
+        ([], "Traceback\n", False),
+    ],
+)
+def test_output_fits_only_what_stands_in_the_page(expected: list[str], output: str, fits: bool) -> None:
+    assert (shown(expected).fullmatch(output) is not None) is fits
+
+
 TESTED = [page for page in PAGES if any(is_run(b) or b.language == "console" for b in blocks(page.read_text("utf-8")))]
 
 
@@ -275,7 +289,7 @@ def test_every_error_stands_in_the_tree_with_its_status() -> None:
     assert errors
     for error in errors:
         status = getattr(error, "status", "–")
-        assert re.search(rf"^[ │├└─]*{error.__name__} +{status} ", text, re.MULTILINE), error
+        assert re.search(rf"^[ │├└─]*{error.__name__} +{status}( |$)", text, re.MULTILINE), error
 
 
 # -- glossary ----------------------------------------------------------------------------------------------------

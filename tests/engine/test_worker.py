@@ -204,16 +204,14 @@ def test_a_saved_step_or_progress_that_was_edited_by_hand_fails_that_run_only(tm
         assert len(app.get_runs().wait(LONG)) == 2
 
 
-def test_s9_errors_of_the_database_on_claiming_are_told_with_growing_pauses_and_pass(
-    tmp_path: Path, log: Log
-) -> None:
+def test_s9_errors_of_the_database_on_claiming_are_told_with_growing_pauses_and_pass(tmp_path: Path, log: Log) -> None:
     clock, errors, store = HandClock(), [], Spoiled(url(tmp_path))
     app, note = make(tmp_path, log, url=store, clock=clock, polling_interval="30d")
     app.on("worker:error", lambda event: errors.append((event.context, event.error)))
     app.migrate().wait(LONG)
+    run = note.trigger(1).wait(LONG)
     store.failing_claims = 5
     with app:
-        run = note.trigger(1).wait(LONG)
         pauses = []
         for failed in range(1, 6):
             until(lambda failed=failed: store.failing_claims == 5 - failed and len(errors) == failed)
@@ -410,7 +408,7 @@ def test_many_threads_may_trigger_at_once(tmp_path: Path, log: Log) -> None:
 
 def test_s4_a_claim_that_is_under_way_when_the_worker_stops_is_handed_back(tmp_path: Path, log: Log) -> None:
     store = Spoiled(url(tmp_path))
-    app, note = make(tmp_path, log, url=store)
+    app, _note = make(tmp_path, log, url=store)
     other, _ = make(tmp_path, log, worker=False)
     app.init().wait(LONG)
     until(lambda: app._engine.worker is not None and app._engine.worker._asleep)

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import TypeAlias, cast
 
 from .errors import ValidationError
+from .text import shown
 
 Duration: TypeAlias = float | int | timedelta | str
 
@@ -24,7 +25,7 @@ def seconds(duration: Duration, what: str = "duration") -> float:
     elif isinstance(duration, str):
         match = _TEXT.fullmatch(duration.strip())
         if match is None:
-            raise ValidationError(f"{what}: {duration!r} is not a duration. Write e.g. '90s', '5m', '12h', '30d'.")
+            raise ValidationError(f"{what}: {shown(duration)} is not a duration. Write e.g. '90s', '5m', '12h', '30d'.")
         value = float(match[1]) * _UNITS[match[2]]
     elif type(duration) in (int, float):
         try:
@@ -36,8 +37,7 @@ def seconds(duration: Duration, what: str = "duration") -> float:
             f"{what}: {type(duration).__name__} is not a duration. Give seconds, a timedelta or e.g. '5m'."
         )
     if not math.isfinite(value) or value < 0 or value > _LONGEST:
-        shown = repr(duration) if math.isfinite(value) else "it"  # the repr of a huge integer may itself be refused
-        raise ValidationError(f"{what}: {shown} must be between 0 seconds and 1000 years.")
+        raise ValidationError(f"{what}: {shown(duration)} must be between 0 seconds and 1000 years.")
     return value
 
 

@@ -29,6 +29,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from .text import clean
+
 
 class HoldfastError(Exception):
     """Holdfast could not do what was asked."""
@@ -144,9 +146,9 @@ class NotKept(HoldfastError):
         self, reason: str, what: str = "value", path: str = "$", before: object = None, after: object = None
     ) -> None:
         # All of it in `args`, as text: this error is saved as the failure of its step and raised again on replay.
-        self.reason, self.what, self.path = reason, what, path
+        self.reason, self.what, self.path = str(_short(reason)), str(_short(what)), str(_short(path))
         self.before, self.after = _short(before), _short(after)
-        Exception.__init__(self, reason, what, path, self.before, self.after)
+        Exception.__init__(self, self.reason, self.what, self.path, self.before, self.after)
 
     @property
     def message(self) -> str:
@@ -179,9 +181,13 @@ class Retryable(Exception):
 class NonRetryable(Exception):
     """Raise it in a job: fail at once, whatever retries are left. `kind` is kept as the error's type."""
 
-    def __init__(self, message: str = "", *, kind: str | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, message: str = "", kind: str | None = None) -> None:
+        # Both in `args`: out of a step, this error is saved and raised again on replay.
+        super().__init__(message, *(() if kind is None else (kind,)))
         self.kind = kind
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class TimedOut(Exception):
@@ -193,9 +199,12 @@ class CancelRun(Exception):
 
 
 def _short(value: object) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
+    if value is None:
+        return None
     try:
-        return repr(value)[:200]
+        # Not isinstance: it asks the value for its `__class__`, which may be a property that raises.
+        text = str.__str__(value) if issubclass(type(value), str) else repr(value)
     except Exception:
-        return f"<{type(value).__name__}>"
+        text = f"<{type(value).__name__}>"
+    # Cut before it is cleaned: what was cleaned once must stay as it is when the error is made again.
+    return clean(text[:1000])

@@ -129,22 +129,23 @@ def _same_zone(before: tzinfo | None, after: tzinfo | None) -> bool:
 
 
 def _of_class(before: Any, after: Any, opaque: list[Any]) -> Difference | None:
+    # Not isinstance: it asks the value for its `__class__`, which may be a property that raises.
     kind: type = type(before)
-    if isinstance(before, BaseModel):
+    if issubclass(kind, BaseModel):
         return _model(before, after, opaque)
-    if isinstance(before, Enum):
+    if issubclass(kind, Enum):
         return None if before is after else _changed(before, after)
     if dataclasses.is_dataclass(kind):
         return _fields(before, after, _dataclass_fields(kind), opaque)
-    if isinstance(before, dict):
-        if isinstance(before, defaultdict) and before.default_factory is not after.default_factory:
+    if issubclass(kind, dict):
+        if issubclass(kind, defaultdict) and before.default_factory is not after.default_factory:
             return Difference("the default_factory is not kept", before, after)
         return _pairs(before, after, opaque)
-    if isinstance(before, deque):
+    if issubclass(kind, deque):
         return _changed(before, after) if before.maxlen != after.maxlen else _items(before, after, opaque)
-    if isinstance(before, list | tuple):
+    if issubclass(kind, (list, tuple)):
         return _items(before, after, opaque)
-    if isinstance(before, set | frozenset):
+    if issubclass(kind, (set, frozenset)):
         return _set(before, after, opaque)
     return _by_equality(before, after, opaque)
 

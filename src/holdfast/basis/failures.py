@@ -135,7 +135,9 @@ def _same(error: Exception, rebuilt: Exception) -> bool:
             and _equal(error.args, rebuilt.args)
             and _equal(_attributes(error), _attributes(rebuilt))
         )
-    except Exception:
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # a SystemExit out of `__str__` is no reason to stop, either
         return False
 
 

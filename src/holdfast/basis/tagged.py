@@ -130,17 +130,19 @@ def _shown(key: Any) -> str:
 
 
 def _pack_by_annotation(value: Any, depth: int) -> Any:
-    if isinstance(value, Enum):
+    # Not isinstance: it asks the value for its `__class__`, which may be a property that raises.
+    kind = type(value)
+    if issubclass(kind, Enum):
         return pack(value.value, True, depth + 1)
-    if isinstance(value, dict):
+    if issubclass(kind, dict):
         return _pack_dict(value, True, depth)
-    if isinstance(value, tuple):
+    if issubclass(kind, tuple):
         return {"$": "tuple", "v": _pack_items(value, True, depth)}
-    if isinstance(value, list | set | frozenset | deque):
+    if issubclass(kind, (list, set, frozenset, deque)):
         return _pack_items(value, True, depth)
     # An iterator may be endless, and reading it would use it up.
-    if isinstance(value, Iterator) or callable(value):
-        raise Unpackable(f"{_name(type(value))} is not kept", value)
+    if issubclass(kind, Iterator) or callable(value):
+        raise Unpackable(f"{_name(kind)} is not kept", value)
     try:
         simple = to_jsonable_python(value)
     except Exception:

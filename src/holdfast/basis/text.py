@@ -36,6 +36,15 @@ def error_text(error: BaseException, limit: int = LONGEST) -> str:
     return f"{name}: {message}" if message else name
 
 
+def shown(value: object, limit: int = 200) -> str:
+    """The `repr` of anything, for a message: short, storable, and without raising."""
+    try:
+        text = repr(value)
+    except Exception:  # also of an int of more digits than Python writes
+        return f"<unprintable {type(value).__name__}>"
+    return clean(text, limit)
+
+
 def storable(text: str) -> str | None:
     """None when this text is stored exactly by every database, else why it is not."""
     found = _UNSTORABLE.search(text)

@@ -143,6 +143,7 @@ def problems(error: pydantic.ValidationError, start: str = "$") -> str:
         path = start
         for step in problem["loc"]:
             path += _step(step) if path else _step(step).removeprefix(".")
+        path = _cut(path)
         found.append(f"{path}: {problem['msg']}" if path else problem["msg"])
     if (more := error.error_count() - len(found)) > 0:
         found.append(f"and {more} more")
@@ -184,10 +185,12 @@ class _Untyped:
         # marshal refuses every class that is not built in, and in version 2 (without references and interning)
         # equal bytes mean equal types, values, order, signs and nans all the way down: an exact comparison in C.
         try:
-            exact = marshal.dumps(value, 2)
+            # Version 4 knows references, so it also ends where a value contains itself. Version 2 would write such a
+            # one for ever if it does so twice, and `to_json`, which notices, would read a generator for ever.
+            marshal.dumps(value, 4)
             text = to_json(value, inf_nan_mode="null")  # NaN is no JSON: it takes the tagged form
             back = from_json(text)
-            if marshal.dumps(back, 2) == exact:
+            if marshal.dumps(back, 2) == marshal.dumps(value, 2):
                 return Kept(text.decode(), back)
         except Exception:  # not plain; the tagged form finds out why, and where
             pass
@@ -336,8 +339,12 @@ def _reason(error: Exception) -> str:
 
 
 def _path(path: str) -> str:
+    return f"${_cut(path)}"
+
+
+def _cut(path: str) -> str:
     # Of a path of thousands of levels the first and last ones tell all there is to tell.
-    return f"${path}" if len(path) <= 300 else f"${path[:140]}…{path[-140:]}"
+    return path if len(path) <= 300 else f"{path[:140]}…{path[-140:]}"
 
 
 def _misfit(reason: str, error: pydantic.ValidationError, value: Any) -> _Lost:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from importlib.metadata import version
 from typing import Annotated
@@ -31,21 +32,24 @@ cli.add_typer(runs, name="runs")
 
 @cli.command(epilog=exits.EPILOG)
 def migrate(
-    url: Annotated[str, typer.Argument(envvar="HOLDFAST_URL", help="The database: sqlite:///path/to/file.db")],
+    url: Annotated[
+        str | None, typer.Argument(envvar="HOLDFAST_URL", help="The database: sqlite:///path/to/file.db")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make the tables of a database, or bring them up to this version. Safe to repeat, and beside running workers."""
     app = app_for(url, new=True)
+    shown = exits.masked(app._engine.store.name)
     try:
         applied = app.migrate().wait()
     finally:
         app.stop().wait()
     if as_json:
-        print_json({"url": exits.masked(url), "applied": applied})
+        print_json({"url": shown, "applied": applied})
     elif applied:
-        say(f"{exits.masked(url)}: applied {', '.join(applied)}")
+        say(f"{shown}: applied {', '.join(applied)}")
     else:
-        say(f"{exits.masked(url)}: nothing to do, the tables are up to date")
+        say(f"{shown}: nothing to do, the tables are up to date")
 
 
 def _version(wanted: bool) -> None:
@@ -83,7 +87,14 @@ def run() -> int:
     log.addHandler(handler)
     log.propagate = False
     try:
-        cli(prog_name="holdfast")
+        try:
+            cli(prog_name="holdfast")
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Who read us (`| head`) has had enough. Python would complain once more when it closes stdout at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exits.OK
     except SystemExit as left:
         return left.code if isinstance(left.code, int) else exits.FAILED
     except Exception as error:

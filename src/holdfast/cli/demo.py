@@ -23,7 +23,8 @@ from ..run import Run
 from . import exits
 from .progress import Bar
 from .runs import AsJson
-from .terminal import ago, console, plain_line, print_json, say
+from .terminal import ago, plain_line, print_json, say
+from .terminal import show as show_table
 from .view import progress_line, run_document
 
 _LOOK_SECONDS = 0.05
@@ -235,7 +236,7 @@ def _print_summary(summary: dict[str, Any], show: _Show) -> None:
         if ok
         else Text("This is not what should have happened.", style="bold red")
     )
-    console().print(table)
+    show_table(table)
     say("")
     say("Try next:")
     command, url, run_id = _command(), shlex.quote(show.url), summary["run"]["id"]

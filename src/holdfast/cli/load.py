@@ -59,7 +59,7 @@ def _unimportable(name: str, error: BaseException) -> ValidationError:
 def app_for(url: str | None, *, new: bool = False) -> Holdfast:
     """An app that looks at this database and executes nothing. Unless `new`, the database must exist."""
     if not url:
-        raise ValidationError("Which database? Give --url sqlite:///path/to/file.db, or set HOLDFAST_URL.")
+        raise ValidationError("Which database? Give its URL (--url sqlite:///path/to/file.db), or set HOLDFAST_URL.")
     if "://" not in url:
         raise ValidationError(f"{url!r} is no URL. For a file write sqlite:///{url}")
     if url.rstrip("/") == "sqlite:" or url.endswith(":memory:"):

@@ -15,7 +15,8 @@ from ..run import Run
 from . import exits
 from .load import app_at, app_for
 from .progress import Bar
-from .terminal import console, plain_line, print_json, say
+from .terminal import plain_line, print_json, say
+from .terminal import show as show_table
 from .view import (
     log_document,
     log_text,
@@ -69,7 +70,7 @@ def list_runs(
     if as_json:
         print_json({"runs": [run_document(run) for run in found]})
     elif found:
-        console().print(runs_table(found))
+        show_table(runs_table(found))
     else:
         say("No runs that fit." if job or status or label else "No runs yet.")
 
@@ -96,17 +97,17 @@ def show(
             }
         )
         return
-    console().print(run_table(run))
+    show_table(run_table(run))
     if steps:
         # The end of a run is what one looks for: the last step, the one that failed.
         left_out = 0 if all_steps else max(0, len(steps) - _STEPS_SHOWN)
-        console().print()
+        say("")
         if left_out:
             say(Text(f"… {left_out} earlier steps (--all shows them)", style="dim"))
-        console().print(steps_table(steps[left_out:]))
+        show_table(steps_table(steps[left_out:]))
     shown = lines if all_steps else lines[len(lines) - min(logs, len(lines)) :]
     if shown:
-        console().print()
+        say("")
         if len(shown) < len(lines):
             say(Text(f"… {len(lines) - len(shown)} earlier log lines (--all shows them)", style="dim"))
         for line in shown:
@@ -127,7 +128,7 @@ def watch(run_id: RunId, url: Url = None, as_json: AsJson = False) -> None:
     if as_json:
         print_json({"run": run_document(run)})
     else:
-        console().print(run_table(run))
+        show_table(run_table(run))
     raise typer.Exit(exits.of_run(run.status))
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 #: Wide enough that nothing is cut for a pipe, where nobody sees the edge.
@@ -72,6 +73,17 @@ def console() -> Console:
     if sys.stdout.isatty() or "COLUMNS" in os.environ:
         return Console(highlight=False)
     return Console(highlight=False, width=_PIPE_WIDTH)
+
+
+def show(table: Table) -> None:
+    """A table; in a pipe without the blanks that would fill its last column."""
+    if console().is_terminal:
+        console().print(table)
+        return
+    with console().capture() as captured:
+        console().print(table)
+    for line in captured.get().splitlines():
+        console().file.write(line.rstrip() + "\n")
 
 
 def say(*parts: str | Text) -> None:

@@ -85,8 +85,8 @@ class Branches:
     def trigger_key(self, job_name: str, input_text: str) -> str | None:
         """The idempotency key of a trigger in the run's own code, so that a replay doesn't trigger twice.
 
-        None inside a step: there the step's checkpoint is what keeps it from happening again. In the run's main branch
-        triggers of a job are numbered; in another one, whose place among its siblings is chance, they go by their input.
+        None inside a step: there the step's checkpoint is what keeps it from happening again. In the run's main
+        branch triggers of a job are numbered; in another one, whose place is chance, they go by their input.
         """
         if current_step.get() is not None:
             return None

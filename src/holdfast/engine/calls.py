@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
+import itertools
 import marshal
 import types
 import typing
 import weakref
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from enum import Enum
 from typing import Any, NamedTuple
 
-from pydantic_core import to_json
+from pydantic import BaseModel
 
 from ..basis.errors import DefinitionError
+from ..basis.text import clean
 from ..basis.values import Shape, shape_of
 from .signals import AbortSignal
 
@@ -81,7 +85,7 @@ def _not_callable(fn: Any) -> DefinitionError:
 
 def _look_at(fn: Any, function: Any) -> Callee:
     is_async = inspect.iscoroutinefunction(function) or getattr(function, GIVES_COROUTINE, False)
-    name = getattr(function, "__qualname__", None) or type(fn).__qualname__
+    name = clean(getattr(function, "__qualname__", None) or type(fn).__qualname__, 200)
     if isinstance(function, type):
         return Callee(False, _shape_of_class(function), False, name)
     returns = _hint(function, "return")
@@ -113,25 +117,61 @@ def _hint(function: Any, name: str) -> Any:
 
 
 def fingerprint(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    """A short mark of a function and its arguments, to notice that a saved step is called with others today."""
+    """A short mark of a function and its arguments, to notice that a saved step is called with others today.
+
+    The same in every process. Nothing is called and nothing used up: writing arguments as JSON would read a generator
+    before the step can, and never end for one that is endless.
+    """
+    flat = _SCALARS.issuperset(map(type, args)) and (not kwargs or _SCALARS.issuperset(map(type, kwargs.values())))
+    mark = marshal.dumps((args, kwargs), 2) if flat else _mark_of_parts(args, kwargs)
+    return f"{name}:{zlib.crc32(mark):08x}"
+
+
+#: Enough to tell arguments apart; of a thousand models, or of what contains itself, the beginning does.
+_MOST_PARTS = 2000
+_DEEPEST = 20
+
+
+def _mark_of_parts(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    mark = bytearray()
+    left = itertools.count(_MOST_PARTS, -1)
+
+    def add(value: Any, depth: int) -> None:
+        kind = type(value)
+        if next(left) <= 0 or depth > _DEEPEST:
+            return
+        mark.extend(kind.__qualname__.encode(errors="replace"))
+        if kind in _SCALARS or (kind in _SEVERAL and _SCALARS.issuperset(map(type, value))):
+            # In version 2 equal bytes for equal values, sets too, in every process.
+            mark.extend(marshal.dumps(value, 2))
+        elif kind in _PARTS:
+            for part in _PARTS[kind](value):
+                add(part, depth + 1)
+        elif issubclass(kind, Enum):
+            mark.extend(value.name.encode(errors="replace"))
+        elif issubclass(kind, BaseModel):
+            add(dict(value.__dict__), depth + 1)
+        elif dataclasses.is_dataclass(kind):
+            add({field.name: getattr(value, field.name, None) for field in dataclasses.fields(kind)}, depth + 1)
+        elif kind.__module__ in _PRINTABLE:
+            mark.extend(str(value).encode(errors="replace"))
+        # Of anything else its type has been told.
+
     try:
-        text = to_json((args, kwargs), fallback=_mark, inf_nan_mode="constants", bytes_mode="base64")
+        add((args, kwargs), 0)
     except Exception:
-        text = b"?"
-    if _may_hold_a_set(args, kwargs):
-        # Its order is another one in every process. A mark of which bytes there are still tells most changes.
-        text = bytes(sorted(text))
-    return f"{name}:{zlib.crc32(text):08x}"
+        pass  # what was added until then is the same every time
+    return bytes(mark)
 
 
-def _may_hold_a_set(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    try:
-        exact = marshal.dumps((args, kwargs), 2)
-    except ValueError:  # it holds objects, and who knows what they hold
-        return True
-    # The marks of sets and frozensets in this format. They may also stand in a text, which does no harm.
-    return b"<" in exact or b">" in exact
-
-
-def _mark(value: Any) -> str:
-    return type(value).__qualname__
+_SCALARS = frozenset({str, int, float, bool, type(None), bytes, complex})
+_SEVERAL = frozenset({list, tuple, set, frozenset})
+_PARTS: dict[type, Callable[[Any], Iterable[Any]]] = {
+    list: iter,
+    tuple: iter,
+    dict: dict.items,
+    set: lambda members: sorted(map(repr, members)),
+    frozenset: lambda members: sorted(map(repr, members)),
+}
+#: Whose `str` says all there is.
+_PRINTABLE = frozenset({"datetime", "decimal", "uuid", "pathlib", "fractions"})

@@ -6,6 +6,7 @@ implementation of them below (`execution`).
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import functools
 import inspect
@@ -28,6 +29,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 current: contextvars.ContextVar[Execution | None] = contextvars.ContextVar("holdfast_run", default=None)
 #: The step whose body is running here.
 current_step: contextvars.ContextVar[str | None] = contextvars.ContextVar("holdfast_step", default=None)
+
+
+class Unwind(asyncio.CancelledError):
+    """This execution is over; leave.
+
+    A BaseException, so that `except Exception` can't swallow it, and a CancelledError, so that a task which ends by it
+    counts as cancelled and not as one whose exception nobody looked at.
+    """
 
 
 class StepLog:
@@ -129,7 +138,7 @@ class Step(_StepBase):
         replay alike. A parameter `signal: AbortSignal | None = None` of `fn` gets the run's signal.
         """
         execution = self._execution
-        return execution.run_step(execution.branches.place(name), fn, args, kwargs)
+        return execution.steps.run(execution.branches.place(name), fn, args, kwargs)
 
 
 class SyncStep(_StepBase):
@@ -146,7 +155,7 @@ class SyncStep(_StepBase):
 
         See `Step.run`. An async `fn` runs in the app's event loop.
         """
-        return self._execution.run_step_sync(name, fn, args, kwargs)
+        return self._execution.steps.run_sync(name, fn, args, kwargs)
 
 
 STEP_TYPES = (Step, SyncStep)
@@ -167,7 +176,7 @@ def step_function(fn: F, name: str | None, key: Callable[..., str] | None) -> F:
             if execution is None:
                 called: Coroutine[Any, Any, Any] = fn(*args, **kwargs)
                 return called
-            return execution.run_step(execution.branches.place(named(args, kwargs)), fn, args, kwargs)
+            return execution.steps.run(execution.branches.place(named(args, kwargs)), fn, args, kwargs)
 
         setattr(step_async, GIVES_COROUTINE, True)
         if sys.version_info >= (3, 12):
@@ -182,6 +191,6 @@ def step_function(fn: F, name: str | None, key: Callable[..., str] | None) -> F:
         execution = current.get()
         if execution is None:
             return fn(*args, **kwargs)
-        return execution.run_step_sync(named(args, kwargs), fn, args, kwargs)
+        return execution.steps.run_sync(named(args, kwargs), fn, args, kwargs)
 
     return cast("F", step_sync)

@@ -399,18 +399,27 @@ class RunReply(LazyReply[T]):
 
     def wait(self, timeout: float | None = None) -> T:
         limits = [limit for limit in (timeout, self._timeout) if limit is not None]
+        limit = min(limits, default=None)
         if not self.done():
             self._refuse_to_block()
-            self._refuse_to_stand_still(limits)
         with _Inside(self):
-            return super().wait(min(limits, default=None))
+            if self._engine.options.inline:
+                self._ask()
+                if not self.done() and self._turn_the_loop(limit):
+                    limit = 0
+            return super().wait(limit)
 
-    def _refuse_to_stand_still(self, limits: list[float]) -> None:
-        engine = self._engine
-        if engine.options.inline and not limits and threading.active_count() == 1:
+    def _turn_the_loop(self, limit: float | None) -> bool:
+        """Inline nothing runs while this thread blocks, so let the started worker have it; there may be none."""
+        home, worker = self._engine.home, self._engine.worker
+        if home is not None and worker is not None and worker.running and home.stands_still():
+            home.turn_until(self, limit)
+            return True
+        if limit is None and threading.active_count() == 1:
             raise WouldDeadlock(
                 f"{self._what}: nothing runs while the only thread blocks. Call process_until_idle().wait() first."
             )
+        return False
 
 
 class _Inside:

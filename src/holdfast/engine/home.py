@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -69,6 +70,29 @@ class Home:
         # The loop keeps weak references only.
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def stands_still(self) -> bool:
+        """Whether it is a loop of ours that nobody turns: who waits may do it."""
+        return self._ours and self.thread is None and not self.loop.is_running() and self.is_usable()
+
+    def turn_until(self, reply: Reply[Any], seconds: float | None) -> None:
+        """Let the loop run until the reply is answered, or the time is over."""
+
+        async def answered() -> None:
+            done = asyncio.Event()
+
+            def wake() -> None:
+                self.loop.call_soon_threadsafe(done.set)
+
+            if reply._subscribe(wake):
+                try:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(seconds):
+                            await done.wait()
+                finally:
+                    reply._unsubscribe(wake)
+
+        self.loop.run_until_complete(answered())
 
     def close(self) -> None:
         """Stop the loop, if it is ours."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..basis.clock import Clock, to_datetime
 from ..basis.errors import NotFoundError, StoreClosed, ValidationError
-from ..basis.text import error_text
+from ..basis.text import error_text, shown
 from ..commit.reply import Answer, Reply, answer, no_waiting
 from ..model.event import Event
 from ..model.run import RunRow
@@ -76,8 +76,9 @@ class Hub:
 
     def on(self, type: str, listener: Listener) -> Callable[[], None]:
         """Call `listener(event)` for every event of this type; gives a function that ends it."""
-        if type not in EVENTS:
-            raise ValidationError(f"{type!r} is not an event. There are: {', '.join(sorted(EVENTS))}.")
+        wanted: object = type
+        if not isinstance(wanted, str) or wanted not in EVENTS:
+            raise ValidationError(f"{shown(type)} is not an event. There are: {', '.join(sorted(EVENTS))}.")
         listeners = self._listeners.setdefault(type, [])
         if listener not in listeners:
             listeners.append(listener)

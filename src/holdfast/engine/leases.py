@@ -128,10 +128,10 @@ class LeaseKeeper:
                 if self._stopping:
                     return
                 try:
+                    self.drop_expired()
                     if self._clock.steady() >= next_renewal:
                         next_renewal = self._clock.steady() + self._options.lease_renew_interval
                         self._renew()
-                    self.drop_expired()
                 except Exception as error:  # the leases of all runs hang on this thread
                     self._hub.report(error, "lease-renewal")
         finally:

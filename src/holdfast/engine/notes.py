@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import contextlib
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _LONGEST_MESSAGE = 1024
 _LONGEST_VALUE = 4096
+_MOST_VALUES = 100
 
 
 class Notes:
@@ -52,27 +53,24 @@ class Notes:
         if self._hub.hears("run:progress"):
             self._hub.tell("run:progress", row, progress=told)
         if self._sending is None or self._sending.done():
-            self.flush_progress()
+            self._join(self._unsent_progress())
 
-    def flush_progress(self) -> None:
-        """Send the last progress before what follows: after the end of the run it would be refused."""
+    def _unsent_progress(self) -> list[Ticket[Any]]:
         sending, progress = self._sending, self._progress
         lost = sending is not None and sending.done() and sending._error is not None
         if progress is None or (progress is self._sent and not lost):
-            return
+            return []
         self._sent = progress
-        execution = self._execution
-        ticket: Ticket[None] = Ticket(
-            "save_progress", ProgressSave(execution.lease.owner, progress), then=self._progress_saved
-        )
+        save = ProgressSave(self._execution.lease.owner, progress)
+        ticket: Ticket[None] = Ticket("save_progress", save, then=self._progress_saved)
         ticket._asked = True  # progress may be lost; nobody needs to hear of it
         self._sending = ticket
-        execution.engine.committer.join(ticket, pass_always=True)
+        return [ticket]
 
     def _progress_saved(self, _: None) -> None:
         """In the committing thread: what was said meanwhile goes next."""
         if not self._execution.is_over:
-            self.flush_progress()
+            self._join(self._unsent_progress())
 
     # -- log ---------------------------------------------------------------------------------------------------
 
@@ -84,42 +82,57 @@ class Notes:
         run, now = execution.row, execution.engine.clock.now()
         step_name, text = current_step.get(), clean(message)
         row = LogRow(0, run.id, run.generation, step_name, level, text, _kept(data), now)
-        self._send(LogSave(execution.lease.owner, row))
+        self._join([self._line(LogSave(execution.lease.owner, row))])
+        self._forget_saved()
         if self._hub.hears("log:write"):
             self._hub.tell("log:write", run, level=level, message=text, data=data, step_name=step_name)
 
-    def _send(self, save: LogSave) -> Ticket[None]:
+    def _line(self, save: LogSave) -> Ticket[None]:
         ticket: Ticket[None] = Ticket("save_logs", save, weight=len(save.line.message) + len(save.line.data or ""))
-        ticket._asked = True  # `resend` looks after those that fail
-        self._execution.engine.committer.join(ticket, pass_always=True)
+        ticket._asked = True  # `resent` looks after those that fail
         self._lines.append(ticket)
-        while self._lines and self._lines[0].done() and self._lines[0]._error is None:
-            self._lines.popleft()
         return ticket
+
+    def _forget_saved(self) -> None:
+        with contextlib.suppress(IndexError):  # another thread was faster
+            while self._lines[0].done() and self._lines[0]._error is None:
+                self._lines.popleft()
 
     @property
     def has_lost(self) -> bool:
         """Whether lines were refused by a database in trouble."""
-        return any(ticket._error is not None for ticket in self._lines)
+        self._forget_saved()
+        return any(ticket._error is not None for ticket in list(self._lines))
 
-    def resend(self) -> Ticket[None] | None:
-        """Send the lines again that a database in trouble has refused; the last of them."""
-        last = None
-        for _ in range(len(self._lines)):
-            ticket = self._lines.popleft()
-            if not ticket.done():
-                self._lines.append(ticket)
-            elif isinstance(ticket._error, StoreUnavailable):
-                last = self._send(ticket.row)
+    def resent(self) -> list[Ticket[Any]]:
+        """The lines that a database in trouble has refused, to be sent again."""
+        if not self.has_lost:
+            return []
+        lines, self._lines = self._lines, deque()
+        again = []
+        for ticket in lines:
+            if isinstance(ticket._error, StoreUnavailable):
+                again.append(self._line(ticket.row))
             elif ticket._error is not None:
                 self._hub.report(ticket._error, "log", self._execution.row.id)
-        return last
+            elif not ticket.done():
+                self._lines.append(ticket)
+        return again
+
+    def pending(self) -> list[Ticket[Any]]:
+        """What must go before a checkpoint or the end of the run: after that it would be lost, or refused."""
+        return [*self.resent(), *self._unsent_progress()]
+
+    def _join(self, tickets: list[Ticket[Any]]) -> None:
+        if tickets:
+            self._execution.engine.committer.join(*tickets, pass_always=True)
 
 
 def _told(current: Any, total: Any, message: Any) -> dict[str, Any]:
     for number in (current, 0 if total is None else total):
-        if type(number) not in (int, float) or not (type(number) is int or math.isfinite(number)):
-            raise ValidationError("progress: current and total must be finite numbers.")
+        # Beyond 2**53 JavaScript reads another number, and far beyond nobody writes it any more.
+        if type(number) not in (int, float) or not -(2.0**53) <= number <= 2.0**53:
+            raise ValidationError("progress: current and total must be numbers, finite, and at most 2**53.")
     told = {"current": current}
     if total is not None:
         told["total"] = total
@@ -137,7 +150,8 @@ def _kept(data: dict[str, Any]) -> str | None:
             return text
     except Exception:  # not a value that we can keep: what it looks like will do
         pass
-    return to_json({clean(key, 255): clean(_shown(value), _LONGEST_VALUE) for key, value in data.items()}).decode()
+    some = [*data.items()][:_MOST_VALUES]
+    return to_json({clean(key, 255): clean(_shown(value), _LONGEST_VALUE) for key, value in some}).decode()
 
 
 def _shown(value: Any) -> str:

@@ -22,7 +22,14 @@ class Outcome(NamedTuple):
 
 def outcome_of(error: BaseException) -> Outcome:
     """What an exception out of the user's function means."""
-    error = _alone(error)
+    try:
+        return _meant(_alone(error))
+    except Exception:  # its every attribute may be a hook that raises; its run must end all the same
+        kind = clean(type(error).__name__, _LONGEST_TYPE)
+        return Outcome(Cause.FAIL, error=clean(error) or kind, error_type=kind)
+
+
+def _meant(error: BaseException) -> Outcome:
     if isinstance(error, CancelRun):
         return Outcome(Cause.CANCEL_ITSELF, error=clean(error) or None)
     if isinstance(error, TimedOut):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..basis.errors import DefinitionError, NotFoundError, ValidationError
-from ..basis.text import storable
+from ..basis.text import shown, storable
 from .schema import Signature
 
 #: Names go into URLs, files and terminals: what they may hold is the same everywhere.
@@ -97,17 +97,20 @@ def checked_name(name: object, what: str) -> str:
     """The name, if it may be one; otherwise `ValidationError` saying what may."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValidationError(
-            f"{what}: {name!r} can't be a name. Use 1 to 255 of A-Z a-z 0-9 _ . : / - and begin with a letter or digit."
+            f"{what}: {shown(name)} can't be a name. "
+            "Use 1 to 255 of A-Z a-z 0-9 _ . : / - and begin with a letter or digit."
         )
     return name
 
 
 def checked_key(key: object, what: str) -> str | None:
     """The key, if it can be kept exactly; an empty one is none."""
-    if key is None or key == "":
+    if key is None:
         return None
     if not isinstance(key, str):
         raise ValidationError(f"{what}: {type(key).__name__} is not a key. Give a string.")
+    if not key:
+        return None
     if len(key.encode("utf-8", "surrogatepass")) > LONGEST_KEY:
         raise ValidationError(f"{what}: longer than {LONGEST_KEY} bytes. Use a hash of it.")
     if (reason := storable(key)) is not None:
@@ -124,8 +127,8 @@ def checked_labels(labels: object) -> dict[str, str]:
     for key, value in labels.items():
         if not isinstance(key, str) or not _LABEL_KEY.fullmatch(key):
             raise ValidationError(
-                f"Invalid label key {key!r}: must contain only alphanumeric characters, dashes, underscores, dots, "
-                "and slashes (1 to 64 of them)."
+                f"Invalid label key {shown(key)}: must contain only alphanumeric characters, dashes, underscores, "
+                "dots, and slashes (1 to 64 of them)."
             )
         if not isinstance(value, str):
             raise ValidationError(f"labels: {key}: {type(value).__name__} is not a string.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..basis.errors import ValidationError
+from ..basis.text import shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +35,13 @@ class Options:
 
     def __post_init__(self) -> None:
         if type(self.concurrency) is not int or not 1 <= self.concurrency <= 1000:
-            raise ValidationError(f"concurrency: {self.concurrency!r} must be a whole number from 1 to 1000.")
+            raise ValidationError(f"concurrency: {shown(self.concurrency)} must be a whole number from 1 to 1000.")
         if type(self.max_crashes) is not int or self.max_crashes < 1:
-            raise ValidationError(f"max_crashes: {self.max_crashes!r} must be a whole number above 0.")
+            raise ValidationError(f"max_crashes: {shown(self.max_crashes)} must be a whole number above 0.")
         for name in ("max_input_bytes", "max_output_bytes"):
             size = getattr(self, name)
             if type(size) is not int or size < 1:
-                raise ValidationError(f"{name}: {size!r} must be a whole number of bytes above 0.")
+                raise ValidationError(f"{name}: {shown(size)} must be a whole number of bytes above 0.")
         for name in ("polling_interval", "lease", "lease_renew_interval"):
             if getattr(self, name) <= 0:
                 raise ValidationError(f"{name}: must be longer than 0 seconds.")

@@ -1,0 +1,157 @@
+"""`holdfast worker`: what it executes, and how it stops."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import LONG, Cli
+
+from holdfast import Holdfast, Run
+
+Spawn = Callable[..., "subprocess.Popen[str]"]
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="no SIGTERM on Windows")
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Any:
+    """The same database from another process: it triggers and watches."""
+    app = Holdfast(f"sqlite:///{tmp_path / 'runs.db'}", worker=False)
+
+    @app.job
+    async def greet(name: str) -> str:
+        raise AssertionError("executed in the wrong process")
+
+    @app.job
+    async def hold() -> str:
+        raise AssertionError("executed in the wrong process")
+
+    app.migrate().wait()
+    yield app
+    app.stop().wait()
+
+
+def read_until(process: subprocess.Popen[str], part: str) -> str:
+    assert process.stdout is not None
+    seen = ""
+    while part not in seen:
+        line = process.stdout.readline()
+        if not line:
+            assert process.stderr is not None
+            raise AssertionError(f"{part!r} did not come: {seen}{process.stderr.read()}")
+        seen += line
+    return seen
+
+
+def holding(web: Holdfast, worker: subprocess.Popen[str]) -> Run[Any]:
+    """A run that the worker has begun, whose first step is saved and whose second one waits to be told."""
+    run: Run[Any] = web.jobs.hold.trigger().wait()
+    read_until(worker, run.id)
+    while not web.get_steps(run.id).wait():
+        assert worker.poll() is None
+    return run
+
+
+def test_it_says_what_it_runs_and_runs_it(web: Holdfast, spawn: Spawn, shop_module: Path) -> None:
+    worker = spawn("worker", "shop_jobs:app", "-v")
+    said = read_until(worker, "Ready")
+    for part in ("shop_jobs:app", "sqlite:///runs.db", "greet, hold", str(worker.pid)):
+        assert part in said
+    run = web.jobs.greet.trigger("Ada").wait()
+    assert run.result(LONG).wait() == "HELLO ADA"
+    said = read_until(worker, "completed")
+    assert f"greet {run.id}" in said
+    worker.send_signal(signal.SIGTERM)
+    rest, errors = worker.communicate(timeout=LONG)
+    assert (worker.returncode, errors) == (0, "")
+    assert "Stopping." in rest
+
+
+def test_the_json_of_a_worker_is_what_it_runs(web: Holdfast, spawn: Spawn, shop_module: Path) -> None:
+    worker = spawn("worker", "shop_jobs:app", "--json")
+    said = json.loads(read_until(worker, "\n}"))
+    assert (said["app"], said["jobs"], said["pid"]) == ("shop_jobs:app", ["greet", "hold"], worker.pid)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.communicate(timeout=LONG) == ("", "")
+
+
+def test_sigterm_hands_back_what_does_not_end_in_time(web: Holdfast, spawn: Spawn, shop_module: Path) -> None:
+    worker = spawn("worker", "shop_jobs:app", "-v", "--stop-timeout", "100ms")
+    run = holding(web, worker)
+    worker.send_signal(signal.SIGTERM)
+    said, _ = worker.communicate(timeout=LONG)
+    assert worker.returncode == 0
+    assert "1 run may go on for 0.1 s" in said
+    left = run.refresh().wait()
+    assert (left.status, left.lease_owner, left.crashes, left.attempt) == ("pending", None, 0, 0)
+    assert [step.name for step in web.get_steps(run.id).wait()] == ["first"]
+
+
+def test_a_second_signal_ends_it_at_once(web: Holdfast, spawn: Spawn, shop_module: Path) -> None:
+    worker = spawn("worker", "shop_jobs:app", "-v", "--stop-timeout", "1h")
+    run = holding(web, worker)
+    worker.send_signal(signal.SIGINT)
+    read_until(worker, "Again to exit at once")
+    worker.send_signal(signal.SIGINT)
+    assert worker.wait(LONG) == 128 + signal.SIGINT
+    # Nobody was told: the lease has to run out.
+    assert run.refresh().wait().status == "leased"
+
+
+def test_the_end_of_its_parent_stops_a_worker_with_stdin(tmp_path: Path, shop_module: Path) -> None:
+    from conftest import SCRIPT, environment
+
+    worker = subprocess.Popen(
+        [str(SCRIPT), "worker", "shop_jobs:app", "--with-stdin"],
+        cwd=tmp_path,
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with worker:
+        read_until(worker, "Ready")
+        assert worker.stdin is not None
+        worker.stdin.close()
+        assert worker.wait(LONG) == 0
+
+
+@pytest.mark.parametrize(
+    ("place", "code", "said"),
+    [
+        ("nowhere:app", 4, "There is no module 'nowhere'"),
+        ("nowhere.deep:app", 4, "There is no module 'nowhere'"),
+        ("shop_jobs:ap", 4, "Did you mean shop_jobs:app?"),
+        ("shop_jobs:number", 2, "of type int"),
+        ("shop_jobs:empty", 2, "has no jobs"),
+        ("shop_jobs.py", 2, "shop_jobs:app"),
+        ("./shop_jobs.py:app", 2, "shop_jobs:app"),
+        ("", 2, "module:app"),
+        ("shop jobs:app", 2, "module:app"),
+    ],
+)
+def test_a_place_without_an_app_is_explained(cli: Cli, shop_module: Path, place: str, code: int, said: str) -> None:
+    done = cli("worker", place)
+    assert done.returncode == code
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_import_that_fails_inside_the_module_names_what_is_missing(cli: Cli, shop_module: Path) -> None:
+    shop_module.write_text("import not_installed_here", encoding="utf-8")
+    done = cli("worker", "shop_jobs:app")
+    assert done.returncode == 2
+    assert "No module named 'not_installed_here'" in done.stderr
+
+
+def test_a_wrong_stop_timeout_is_refused(cli: Cli, shop_module: Path) -> None:
+    done = cli("worker", "shop_jobs:app", "--stop-timeout", "soon")
+    assert done.returncode == 2
+    assert "--stop-timeout: 'soon' is not a duration" in done.stderr

@@ -1,0 +1,117 @@
+"""Every statement and commit of a run's life is the last one of a process, and no promise is broken.
+
+For each point a real child process dies there by SIGKILL (or loses the answer to its COMMIT, or is stopped past its
+lease), healthy ones recover, and the checker looks at the database, its audit, the world and the client's history.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from crash_field import OPERATIONS, Field, Tally
+from crash_wire import _NAMES
+from crash_world import read
+
+pytestmark = pytest.mark.crash
+
+#: What a paused process must at least have tried to write once it went on.
+STALE = {
+    "step": {"save_steps", "save_progress", "save_logs"},
+    "step, sync job": {"save_steps", "save_progress", "save_logs"},
+    "finish": {"finish"},
+    "fail": {"finish"},
+    "renew": {"renew_leases"},
+    "renew, line stuck": {"renew_leases"},
+    "release": {"finish"},
+}
+#: Statements that are not part of a run's life as this campaign walks it, and why.
+ELSEWHERE = {
+    "has_claimable": "a question of the watcher, which asks as often as it likes",
+    "lost_leases": "a question of the watcher, and of an execution that was refused",
+    "states": "of finish: asked after a refusal, when nothing was written",
+    "saved_steps": "asked after a refusal, when nothing was written",
+    "find_steps": "a read",
+    "find_logs": "a read",
+    "find_workers": "a read",
+    "recall": "follows a claim that failed; see tests/engine",
+    "report_workers": "nothing of a run's life",
+    "dismiss_workers": "nothing of a run's life",
+}
+
+
+def row(name: str, tally: Tally) -> tuple[Any, ...]:
+    counts = tally.counts
+    return (
+        name, tally.points, tally.cases, tally.kills, tally.unanswered, tally.paused, counts["takeovers"],
+        counts["step bodies rerun"], counts["stale writes attempted"], counts["stale writes accepted"],
+        len(tally.violations),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_no_point_of_an_operation_breaks_a_promise(crash_field: Field, name: str, record_property: Any) -> None:
+    operation = OPERATIONS[name]
+    tally = crash_field.campaign(operation)
+    record_property("crash", row(name, tally))
+    assert not tally.violations, f"{len(tally.violations)} cases:\n" + "\n".join(tally.violations[:3])
+    # It was not vacuous: a kill that did not come about has failed already.
+    assert tally.points >= 3
+    assert tally.kills >= 2 * tally.points - 5
+    assert tally.unanswered >= (0 if name == "open" else 1)
+    assert tally.counts["faults"] >= tally.cases
+    assert tally.counts["checks"] > 20 * tally.cases
+    if name not in ("open", "trigger", "trigger, inline", "retrigger", "retrigger, inline", "release"):
+        assert tally.counts["takeovers"] >= 1
+    for verb in STALE.get(name, set()):
+        assert tally.counts[f"stale {verb}"] >= 3, f"no stale {verb} was attempted"
+    assert tally.counts["stale writes accepted"] == 0
+
+
+def test_the_points_are_all_statements_that_write_a_runs_life(crash_field: Field) -> None:
+    seen: set[str] = set()
+    for operation in OPERATIONS.values():
+        if not operation.inline:
+            points = crash_field.points(operation, crash_field.template(operation))
+            seen |= {point.split("#")[0] for point in points}
+    lacking = set(_NAMES.values()) - seen - set(ELSEWHERE)
+    assert not lacking, "statements that no operation of the campaign uses"
+    assert {"begin", "commit", "open: pragma synchronous", "find_runs"} <= seen
+
+
+def test_the_points_are_the_same_each_time(crash_field: Field) -> None:
+    for name in ("step", "step, sync job", "takeover", "renew, line stuck"):
+        template = crash_field.template(OPERATIONS[name])
+        first, second = (crash_field.points(OPERATIONS[name], template) for _ in range(2))
+        assert first == second
+
+
+@pytest.mark.parametrize(
+    ("operation", "step"),
+    [("step", "reserve"), ("step", "charge"), ("step", "notify"), ("step, sync job", "first"),
+     ("step, sync job", "second"), ("step, inline", "charge")],
+)  # fmt: skip
+def test_a_kill_between_effect_and_checkpoint_repeats_the_effect_once_under_the_same_key(
+    crash_field: Field, operation: str, step: str
+) -> None:
+    one = OPERATIONS[operation]
+    found, folder = crash_field.case(one, crash_field.template(one), (f"after the effect of {step}#1", "before"))
+    assert not found.broken, str(found)
+    effects = [event for event in read(folder / "world.log") if event["ev"] == "effect"]
+    mine = [event for event in effects if event["step"] == step]
+    assert len(mine) == 2
+    assert len({event["key"] for event in mine}) == 1
+    assert mine[0]["gen"] < mine[1]["gen"]
+    assert found.counts["step bodies rerun"] == 1, "no other step ran twice"
+
+
+def test_a_crash_during_the_recovery_leaves_the_run_to_a_third_worker(crash_field: Field) -> None:
+    operation = OPERATIONS["takeover"]
+    template = crash_field.template(operation)
+    found, folder = crash_field.case(operation, template, ("after the effect of charge#1", "before"))
+    assert not found.broken, str(found)
+    charges = [event for event in read(folder / "world.log") if event["ev"] == "effect" and event["step"] == "charge"]
+    assert len(charges) == 3
+    assert len({event["pid"] for event in charges}) == 3
+    assert len({event["key"] for event in charges}) == 1
+    assert found.counts["takeovers"] >= 2

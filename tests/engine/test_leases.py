@@ -1,0 +1,353 @@
+"""Leases: kept while we live, believed only from the moment they were asked for, taken over when we don't (S1, S2, S9)."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from around import LONG, rows, until
+
+from holdfast import Holdfast, Step, SyncStep
+from holdfast.engine.leases import Judge
+from holdfast.store.base import ClaimOrder, Renewal, Sweep, Tx
+from holdfast.store.sqlite import SqliteStore
+from holdfast.testing.clock import HandClock
+
+LEASE = 30.0
+
+
+class Rounds(SqliteStore):
+    """Writes down which verbs came in which round."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.rounds: list[list[str]] = []
+
+    def begin(self, connection: Any) -> Tx:
+        tx = super().begin(connection)
+        self.rounds.append([])
+        return tx
+
+    def renew_leases(self, tx: Tx, renewals: Sequence[Renewal]) -> list[bool]:
+        self.rounds[-1].append("renew_leases")
+        return super().renew_leases(tx, renewals)
+
+    def expire(self, tx: Tx, sweeps: Sequence[Sweep]) -> list[Any]:
+        self.rounds[-1].append("expire")
+        return super().expire(tx, sweeps)
+
+
+class Asking:
+    """The clock of a store; tells when the beginning of a transaction was noted."""
+
+    def __init__(self, clock: HandClock) -> None:
+        self.clock = clock
+        self.now = clock.now
+        self.asked = threading.Event()
+
+    def steady(self) -> float:
+        then = self.clock.steady()
+        self.asked.set()
+        return then
+
+
+class House:
+    """An app whose time is turned by hand, and one run that holds on until it may go."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path / "app.db"
+        self.clock = HandClock()
+        self.store = Rounds(f"sqlite:///{self.path}", clock=self.clock)
+        self.app = Holdfast(self.store, clock=self.clock, lease=LEASE, cancel_grace=0)
+        self.errors: list[Any] = []
+        self.app.on("worker:error", self.errors.append)
+        self.began, self.go = threading.Event(), threading.Event()
+        self.reasons: list[str | None] = []
+        self.calls: list[str] = []
+
+        @self.app.job
+        def hold(step: SyncStep, n: int = 0) -> int:
+            self.began.set()
+            step.signal.on_abort(lambda reason: self.go.set())
+            assert self.go.wait(LONG)
+            self.reasons.append(step.signal.reason)
+            step.run("after", self.calls.append, "after")
+            return n
+
+        @self.app.job
+        async def block(step: Step) -> None:
+            self.began.set()
+            assert self.go.wait(LONG)  # rude: the whole event loop stands still
+            await step.run("after", self.calls.append, "after")
+
+        @self.app.job
+        def crash() -> None: ...
+
+        self.hold, self.block, self.crash = hold, block, crash
+
+    def begin(self, job: Any) -> str:
+        run = job.trigger().wait(LONG)
+        assert self.began.wait(LONG)
+        return str(run.id)
+
+    def column(self, run_id: str, name: str) -> Any:
+        return rows(self.path, f"select {name} from holdfast_runs where id = ?", run_id)[0][0]
+
+    def expires_in(self, run_id: str) -> float:
+        """Seconds of the lease that are left, by the database."""
+        return float((self.column(run_id, "lease_expires_at") - self.clock.now()) / 1e6)
+
+    def pass_time(self, seconds: float, run_id: str) -> None:
+        """Let time pass in small steps, giving the keeper its turn after each."""
+        for _ in range(round(seconds / 5)):
+            self.clock.advance(5)
+            until(lambda: self.expires_in(run_id) >= LEASE - 10, "a renewal")
+
+    def die_with(self, job: Any) -> str:
+        """A run that a worker has claimed which will never be heard of again."""
+        run_id = str(job.trigger().wait(LONG).id)
+        self.claim_and_die(run_id, job)
+        return run_id
+
+    def claim_and_die(self, run_id: str, job: Any) -> None:
+        def claim(tx: Tx) -> None:
+            (claimed,) = self.store.claim(tx, [ClaimOrder("dead", 1, round(LEASE * 1e6), (job.name,))])
+            assert [row.id for row in claimed.runs] == [run_id]
+
+        self.write(claim)
+
+    def write(self, work: Callable[[Tx], Any]) -> None:
+        connection = self.store.connect()
+        tx = self.store.begin(connection)
+        work(tx)
+        self.store.commit(tx)
+        self.store.disconnect(connection)
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    house = House(tmp_path)
+    house.app.migrate().wait(LONG)
+    yield house
+    if house.app._engine.committer.gate is not None:
+        house.app._engine.committer.gate.set()
+    house.go.set()
+    house.app.stop().wait(LONG)
+
+
+# -- keeping -----------------------------------------------------------------------------------------------------
+
+
+def test_a_lease_is_extended_every_third_of_its_length(house: House) -> None:
+    house.app.init().wait(LONG)
+    renewed: list[Any] = []
+    house.app.on("run:lease-renewed", renewed.append)
+    run_id = house.begin(house.hold)
+    assert house.expires_in(run_id) == LEASE
+    house.clock.advance(LEASE / 3)
+    until(lambda: house.expires_in(run_id) == LEASE)
+    until(lambda: {event.run_id for event in renewed} == {run_id})  # the keeper, and the sweep
+
+
+def test_s2_a_blocked_event_loop_loses_no_leases(house: House) -> None:
+    house.app.init().wait(LONG)
+    run_id = house.begin(house.block)
+    house.pass_time(4 * LEASE, run_id)
+    house.go.set()
+    run = house.app.wait_for_run(run_id).wait(LONG)
+    assert (run.status, run.generation, run.crashes) == ("completed", 1, 0)
+    assert house.calls == ["after"]
+
+
+def test_s9_the_keeper_commits_by_itself_when_the_line_stands_still(house: House) -> None:
+    house.app.init().wait(LONG)
+    run_id = house.begin(house.hold)
+    committer = house.app._engine.committer
+    committer.gate = threading.Event()
+    rounds = committer.rounds
+    house.clock.advance(LEASE / 3)  # the renewal joins the line, where nothing moves
+    until(lambda: committer.backlog > 0, "a renewal in the line")
+    before, steps = house.column(run_id, "lease_expires_at"), iter(range(15))
+
+    def renewed() -> bool:
+        if next(steps, None) is not None:  # in steps, for nobody sees when the keeper has begun to wait
+            house.clock.advance(1)
+        return bool(house.column(run_id, "lease_expires_at") > before)
+
+    until(renewed, "a renewal beside the line")
+    assert committer.rounds == rounds
+
+
+def test_s2_a_refused_renewal_aborts_the_run_as_lease_lost(house: House) -> None:
+    house.app.init().wait(LONG)
+    run_id = house.begin(house.hold)
+    house.app._engine.watcher.stop()  # else it would see the thief before the renewal does
+    rows(house.path, "update holdfast_runs set generation = 2, lease_owner = 'thief' where id = ?", run_id)
+    house.clock.advance(LEASE / 3)
+    until(lambda: house.reasons, "the abort")
+    assert house.reasons == ["lease-lost"]
+    until(lambda: house.errors)
+    assert [(event.context, event.run_id) for event in house.errors] == [("lease-renewal", run_id)]
+    assert house.calls == []
+    assert house.column(run_id, "lease_owner") == "thief"
+
+
+def test_s2_a_lease_counts_from_when_it_was_asked_for_not_from_when_the_answer_came(house: House) -> None:
+    house.app.init().wait(LONG)
+    worker = house.app._engine.worker
+    assert worker is not None
+    until(lambda: worker._asleep)
+    house.app._engine.committer.gate = gate = threading.Event()
+    reply = house.hold.trigger()
+    worker.wake()
+    until(lambda: worker._claiming, "a claim in the line")
+    house.clock.advance(LEASE + 1)
+    house.go.set()
+    gate.set()
+    run_id = reply.wait(LONG).id
+    until(lambda: house.reasons, "the job")
+    # By the database the lease has just begun, yet the worker may not trust it.
+    assert house.column(run_id, "status") == "leased"
+    assert house.calls == []
+
+
+def test_a_lease_that_is_over_by_our_own_clock_stops_the_run_whatever_the_database_says(house: House) -> None:
+    house.app.init().wait(LONG)
+    run_id = house.begin(house.hold)
+    house.app._engine.watcher.stop()
+    house.app._engine.committer.gate = threading.Event()
+    blocker = sqlite3.connect(house.path, isolation_level=None)
+    blocker.execute("begin immediate")  # neither the line nor the keeper can renew
+    house.store.lock_timeout = 0.05
+    house.clock.advance(LEASE)
+    until(lambda: house.reasons)
+    assert house.reasons == ["lease-lost"]
+    blocker.execute("rollback")
+    blocker.close()
+    assert house.column(run_id, "status") == "leased"
+
+
+# -- taking over -------------------------------------------------------------------------------------------------
+
+
+def test_s1_a_run_whose_worker_died_is_taken_over_when_the_lease_is_over(house: House) -> None:
+    run_id = house.die_with(house.hold)
+    house.go.set()
+    assert house.app.process_one().wait(LONG) is False
+    house.clock.advance(LEASE)
+    assert house.app.process_one().wait(LONG) is True
+    run = house.app.wait_for_run(run_id).wait(LONG)
+    assert (run.status, run.generation, run.attempt) == ("completed", 3, 0)
+
+
+def test_s1_a_checkpoint_ends_the_crashes_in_a_row(house: House) -> None:
+    run_id = house.die_with(house.hold)
+    house.clock.advance(LEASE)
+    house.app.process_until_idle(max_runs=0).wait(LONG)
+    house.write(lambda tx: house.store.expire(tx, [Sweep(5)]))
+    assert house.column(run_id, "crashes") == 1
+    house.go.set()
+    house.app.process_one().wait(LONG)
+    run = house.app.wait_for_run(run_id).wait(LONG)
+    assert (run.status, run.crashes) == ("completed", 0)
+
+
+def test_s1_a_run_that_kills_its_workers_is_given_up_and_who_waits_is_told(house: House) -> None:
+    failed: list[Any] = []
+    house.app.on("run:fail", failed.append)
+    run_id = str(house.crash.trigger().wait(LONG).id)
+    house.app.init().wait(LONG)
+    house.app.wait_for_run(run_id).wait(LONG)  # it is not this job that kills
+    house.app.stop().wait(LONG)
+    app = Holdfast(house.store, clock=house.clock, lease=LEASE, max_crashes=3)
+    app.on("run:fail", failed.append)
+
+    @app.job
+    def other() -> None: ...
+
+    app.init().wait(LONG)
+    house.app._engine.open()
+    run_id = str(house.crash.trigger().wait(LONG).id)
+    waiting = app.wait_for_run(run_id)
+    threading.Thread(target=waiting.when_done, args=(lambda: None,)).start()
+    for crashes in range(1, 4):
+        house.claim_and_die(run_id, house.crash)
+        house.clock.advance(LEASE)
+        until(lambda crashes=crashes: house.column(run_id, "crashes") == crashes)
+    run = waiting.wait(LONG)
+    assert (run.status, run.error_type, run.crashes) == ("failed", "WorkerCrashed", 3)
+    until(lambda: [event.run_id for event in failed] == [run_id])
+    app.stop().wait(LONG)
+
+
+def test_s9_a_sweep_renews_what_is_held_here_first_and_in_the_same_round(house: House) -> None:
+    house.app.init().wait(LONG)
+    house.begin(house.hold)
+    house.store.rounds.clear()
+    house.clock.advance(1)
+    until(lambda: any("expire" in verbs for verbs in house.store.rounds))
+    assert next(verbs for verbs in house.store.rounds if "expire" in verbs) == ["renew_leases", "expire"]
+
+
+def test_s9_nobody_is_judged_after_somebody_held_the_write_lock_for_more_than_half_a_lease(house: House) -> None:
+    run_id = house.die_with(house.hold)
+    house.go.set()
+    house.clock.advance(LEASE)
+    blocker = sqlite3.connect(house.path, isolation_level=None)
+    blocker.execute("begin immediate")
+    rounds = house.app._engine.committer.rounds
+    processed: list[bool] = []
+    asking = Asking(house.clock)
+    house.store.clock = asking  # type: ignore[assignment]
+    thread = threading.Thread(target=lambda: processed.append(house.app.process_one().wait(LONG)))
+    thread.start()
+    assert asking.asked.wait(LONG)
+    house.clock.advance(LEASE / 2 + 1)
+    blocker.execute("rollback")
+    blocker.close()
+    thread.join()
+    assert house.app._engine.committer.rounds == rounds + 1
+    assert processed == [False]
+    assert house.column(run_id, "lease_owner") == "dead"
+    assert house.app.process_one().wait(LONG) is True
+
+
+def test_s9_a_jump_of_the_wall_clock_suspends_judging_for_one_lease(house: House) -> None:
+    house.app.process_one().wait(LONG)
+    run_id = house.die_with(house.hold)
+    house.go.set()
+    house.clock.jump(LEASE + 1)
+    assert house.app.process_one().wait(LONG) is False
+    house.clock.advance(LEASE - 1)
+    assert house.app.process_one().wait(LONG) is False
+    assert house.column(run_id, "lease_owner") == "dead"
+    house.clock.advance(1)
+    assert house.app.process_one().wait(LONG) is True
+
+
+@pytest.mark.parametrize(("jump", "judges"), [(9.0, True), (-9.0, True), (11.0, False), (-11.0, False)])
+def test_s9_only_a_jump_of_more_than_a_third_of_the_lease_counts(jump: float, judges: bool) -> None:
+    clock = HandClock()
+    judge = Judge(clock, LEASE)
+    assert judge.may_judge()
+    clock.advance(1000)
+    assert judge.may_judge()
+    clock.jump(jump)
+    assert judge.may_judge() is judges
+    clock.advance(LEASE)
+    assert judge.may_judge()
+
+
+def test_s9_a_process_never_takes_over_what_it_executes_itself(house: House) -> None:
+    house.app.init().wait(LONG)
+    run_id = house.begin(house.hold)
+    for _ in range(8):
+        house.clock.advance(LEASE * 0.9)  # nearly over each time
+        until(lambda: house.expires_in(run_id) > LEASE * 0.8, "a renewal")
+    assert (house.column(run_id, "generation"), house.column(run_id, "crashes")) == (1, 0)
+    house.go.set()
+    assert house.app.wait_for_run(run_id).wait(LONG).status == "completed"
