@@ -40,7 +40,7 @@ def main() -> None:
             pause.wait(seconds)
             used, checks = cpu() - before, app._engine.watcher.checks - checks
     print(
-        f"idle worker: {100 * used / seconds:.2f} % of a core over {seconds:g} s, {checks / seconds:.1f} looks per second"
+        f"idle worker: {100 * used / seconds:.2f} % of a core over {seconds:g} s, {checks / seconds:.1f} looks a second"
     )
 
 

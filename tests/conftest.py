@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from house import House, Stuck
 
 from holdfast.testing.clock import HandClock
+from house import House, Stuck
 
 
 @pytest.fixture

@@ -108,5 +108,5 @@ class Stuck:
 async def until(told: Any) -> None:
     """Wait until `told()` is true, looking again whenever the loop has turned."""
     async with asyncio.timeout(PATIENCE):
-        while not told():
+        while not told():  # noqa: ASYNC110 - nobody announces it
             await asyncio.sleep(0.001)

@@ -10,9 +10,10 @@ from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack, 
 from .basis.clock import Clock, SystemClock
 from .basis.durations import Duration, seconds
 from .basis.errors import ConflictError, NotFoundError, Outdated, ValidationError
-from .basis.text import shown, storable
+from .basis.text import shown
 from .commit.reply import LazyReply, Reply, answer, hand_on, may_block
 from .commit.ticket import Ticket
+from .engine.arguments import checked_count, checked_statuses, checked_text, checked_timeout, several
 from .engine.context import Step, SyncStep, step_function
 from .engine.engine import Engine
 from .engine.hub import Listener
@@ -89,7 +90,7 @@ class Holdfast:
             polling_interval=seconds(polling_interval, "polling_interval"),
             lease=length,
             lease_renew_interval=renew,
-            queues=tuple(checked_name(queue, "queues") for queue in _several(queues, (str,), "queues")),
+            queues=tuple(checked_name(queue, "queues") for queue in several(queues, (str,), "queues")),
             max_crashes=max_crashes,
             cancel_grace=seconds(cancel_grace, "cancel_grace"),
             max_input_bytes=max_input_bytes,
@@ -109,7 +110,7 @@ class Holdfast:
         self._works = worker
         self._engine = Engine(store, clock, options, own_thread=worker == "thread", own_store=isinstance(url, str))
         self.jobs = Jobs(self)
-        self.register(*(jobs.values() if isinstance(jobs, Mapping) else _several(jobs, (Job,), "jobs")))
+        self.register(*(jobs.values() if isinstance(jobs, Mapping) else several(jobs, (Job,), "jobs")))
         if isinstance(jobs, Mapping):
             for key, job in jobs.items():
                 self._engine.registry.add(job._definition, key=key, replace=False)
@@ -192,7 +193,7 @@ class Holdfast:
         today's code refuses the input.
         """
         engine = self._engine
-        _text(run_id, "run id")
+        checked_text(run_id, "run id")
         reply: Reply[Run[Any]] = Reply(f"retrigger of {run_id}")
         read: Reply[list[RunRow]] = Reply("find_runs")
         read._asked = True
@@ -267,7 +268,7 @@ class Holdfast:
         return self._cancel(run_id, None)
 
     def _cancel(self, run_id: str, job: JobDefinition | None) -> Reply[Run[Any]]:
-        return self._engine.cancel(_text(run_id, "run id"), lambda row: self._seen(row, job))
+        return self._engine.cancel(checked_text(run_id, "run id"), lambda row: self._seen(row, job))
 
     def _seen(self, row: RunRow, job: JobDefinition | None = None) -> Run[Any]:
         return Run(self, row, job or self._engine.registry.get(row.job_name))
@@ -284,7 +285,7 @@ class Holdfast:
                 return None
             return self._seen(rows[0], job)
 
-        return self._find(RunFilter(ids=(_text(run_id, "run id"),)), one)
+        return self._find(RunFilter(ids=(checked_text(run_id, "run id"),)), one)
 
     def get_runs(
         self,
@@ -301,7 +302,7 @@ class Holdfast:
         `limit=None` gives every one. `before`: only runs older than the one with this id, for paging that stays
         stable while new runs come in.
         """
-        jobs = tuple(one.name if isinstance(one, Job) else one for one in _several(job, (str, Job), "job"))
+        jobs = tuple(one.name if isinstance(one, Job) else one for one in several(job, (str, Job), "job"))
         return self._get_runs(jobs=jobs, status=status, labels=labels, limit=limit, offset=offset, before=before)
 
     def _get_runs(
@@ -315,19 +316,19 @@ class Holdfast:
         before: str | None,
     ) -> Reply[list[Run[Any]]]:
         wanted = RunFilter(
-            jobs=tuple(_text(job, "job") for job in jobs),
-            statuses=_statuses(status),
+            jobs=tuple(checked_text(job, "job") for job in jobs),
+            statuses=checked_statuses(status),
             labels=tuple(checked_labels({} if labels is None else labels).items()),
-            limit=None if limit is None else _count(limit, "limit"),
-            offset=_count(offset, "offset"),
-            before=None if before is None else _text(before, "before"),
+            limit=None if limit is None else checked_count(limit, "limit"),
+            offset=checked_count(offset, "offset"),
+            before=None if before is None else checked_text(before, "before"),
         )
         return self._find(wanted, lambda rows: [self._seen(row) for row in rows])
 
     def get_steps(self, run_id: str) -> Reply[list[StepRecord]]:
         """The saved steps of a run, in the order in which they were started."""
         store = self._engine.store
-        _text(run_id, "run id")
+        checked_text(run_id, "run id")
         return self._engine.reader.read(
             "get_steps", lambda c: store.find_steps(c, run_id), lambda rows: [StepRecord.of(row) for row in rows]
         )
@@ -335,9 +336,9 @@ class Holdfast:
     def get_logs(self, run_id: str, *, after: int = 0, limit: int | None = None) -> Reply[list[LogLine]]:
         """The log lines of a run, in the order of writing; `after` the line with this id."""
         store = self._engine.store
-        _text(run_id, "run id")
-        _count(after, "after")
-        many = None if limit is None else _count(limit, "limit")
+        checked_text(run_id, "run id")
+        checked_count(after, "after")
+        many = None if limit is None else checked_count(limit, "limit")
         return self._engine.reader.read(
             "get_logs",
             lambda c: store.find_logs(c, run_id, after=after, limit=many),
@@ -349,12 +350,12 @@ class Holdfast:
         return self._wait_for_run(run_id, None, timeout)
 
     def _wait_for_run(self, run_id: str, job: JobDefinition | None, timeout: float | None) -> Reply[Run[Any]]:
-        what = f"end of run {_text(run_id, 'run id')}"
-        return self._engine.wait_for(run_id, what, lambda row: self._seen(row, job), _timeout(timeout))
+        what = f"end of run {checked_text(run_id, 'run id')}"
+        return self._engine.wait_for(run_id, what, lambda row: self._seen(row, job), checked_timeout(timeout))
 
     def _result_of(self, run_id: str, job: JobDefinition | None, timeout: float | None) -> Reply[Any]:
         what = f"result of run {run_id}"
-        return self._engine.wait_for(run_id, what, lambda row: result(self._seen(row, job)), _timeout(timeout))
+        return self._engine.wait_for(run_id, what, lambda row: result(self._seen(row, job)), checked_timeout(timeout))
 
     def _refresh(self, run_id: str, job: JobDefinition | None) -> Reply[Run[Any]]:
         def one(rows: list[RunRow]) -> Run[Any]:
@@ -444,7 +445,7 @@ class Holdfast:
         What is handed back is pending again, with its saved steps, and nothing is counted. `timeout=None` waits for as
         long as it takes. The app may be started again.
         """
-        return self._engine.stop(_timeout(timeout))
+        return self._engine.stop(checked_timeout(timeout))
 
     def process_one(self) -> Reply[bool]:
         """Claim one run and execute it to its end; False if there was none. Needs no started worker."""
@@ -457,7 +458,7 @@ class Holdfast:
 
     def process_until_idle(self, *, max_runs: int | None = None, max_seconds: Duration | None = None) -> Reply[int]:
         """Execute runs one after another until there is none to claim; how many. For cron, serverless and tests."""
-        most = float("inf") if max_runs is None else _count(max_runs, "max_runs")
+        most = float("inf") if max_runs is None else checked_count(max_runs, "max_runs")
         longest = float("inf") if max_seconds is None else seconds(max_seconds, "max_seconds")
 
         async def many(worker: Worker) -> int:
@@ -498,44 +499,3 @@ class Holdfast:
 
     def __repr__(self) -> str:
         return f"<Holdfast {self._engine.store.name}>"
-
-
-def _text(value: object, what: str) -> str:
-    if not isinstance(value, str) or "\0" in value or storable(value) is not None:
-        raise ValidationError(f"{what}: {shown(value)} is not a usable string.")
-    return value
-
-
-def _count(value: object, what: str) -> int:
-    if type(value) is not int or not 0 <= value < 2**53:
-        raise ValidationError(f"Invalid {what}: must be a non-negative integer.")
-    return value
-
-
-def _timeout(value: object) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
-        raise ValidationError(f"timeout: {shown(value)} must be seconds, or None for as long as it takes.")
-    # A time that is over is no time; a year is longer than any process waits, and no timer overflows at it.
-    return None if value == float("inf") else float(min(max(value, 0), 366 * 86400))
-
-
-def _several(given: Any, alone: tuple[type, ...], what: str) -> list[Any]:
-    """What was given alone, as a list, or as nothing."""
-    if given is None or isinstance(given, alone):
-        return [] if given is None else [given]
-    if not isinstance(given, Iterable):
-        raise ValidationError(f"{what}: {type(given).__name__} is none of: a name, several names, None.")
-    return list(given)
-
-
-def _statuses(status: Statuses) -> tuple[str, ...]:
-    given = _several(status, (str,), "status")
-    known = [str(one) for one in RunStatus]
-    for one in given:
-        if one not in known:
-            raise ValidationError(
-                f"Invalid status: {one if isinstance(one, str) else shown(one)}. Must be one of: {', '.join(known)}"
-            )
-    return tuple(str(one) for one in given)

@@ -1,33 +1,14 @@
-"""The real console script in real processes, on a real database with runs of every kind."""
+"""The real console script in real processes, on a real database."""
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-
-from holdfast import Holdfast, SyncStep
-
-LONG = 60.0
-"""Seconds after which a test has failed. Nothing ever waits that long."""
-
-SCRIPT = Path(sys.executable).parent / ("holdfast.exe" if os.name == "nt" else "holdfast")
-
-Cli = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def environment(**more: str) -> dict[str, str]:
-    """Ours, without what would change what the command does or shows."""
-    hidden = {"HOLDFAST_URL", "HOLDFAST_DEBUG", "COLUMNS", "FORCE_COLOR", "VIRTUAL_ENV"}
-    kept = {name: value for name, value in os.environ.items() if name not in hidden}
-    return {**kept, "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "error", **more}
+from console_script import LONG, SCRIPT, SHOP_MODULE, Cli, Shop, Spawn, environment
 
 
 @pytest.fixture
@@ -51,7 +32,7 @@ def cli(tmp_path: Path) -> Cli:
 
 
 @pytest.fixture
-def spawn(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+def spawn(tmp_path: Path) -> Iterator[Spawn]:
     """Start `holdfast …` in `tmp_path` and go on; killed at the end of the test if it is still there."""
     started: list[tuple[subprocess.Popen[str], threading.Timer]] = []
 
@@ -78,71 +59,11 @@ def spawn(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         process.communicate()
 
 
-def parsed(done: subprocess.CompletedProcess[str]) -> Any:
-    """The one JSON document on stdout."""
-    assert done.stdout, done.stderr
-    return json.loads(done.stdout)
-
-
-class Shop:
-    """A database with runs, and the app that made them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.url = f"sqlite:///{folder / 'runs.db'}"
-        self.app = Holdfast(self.url)
-
-        @self.app.job
-        def greet(step: SyncStep, name: str) -> str:
-            step.log.info("greeting", name=name)
-            step.progress(1, 2, "words")
-            return step.run("greet", f"hello {name}".upper)
-
-        @self.app.job
-        def refuse(step: SyncStep, why: str) -> None:
-            def raise_it() -> None:
-                raise ValueError(why)
-
-            step.run("refuse", raise_it)
-
-        @self.app.job
-        def never() -> None:
-            pass
-
-        self.greet, self.refuse, self.never = greet, refuse, never
-        self.app.migrate().wait()
-
-    def work(self) -> None:
-        self.app.process_until_idle().wait()
-
-
 @pytest.fixture
 def shop(tmp_path: Path) -> Iterator[Shop]:
     shop = Shop(tmp_path)
     yield shop
     shop.app.stop().wait()
-
-
-SHOP_MODULE = """
-from holdfast import AbortSignal, Holdfast, Step
-
-app = Holdfast("sqlite:///runs.db", worker=False, polling_interval=0.1)
-empty = Holdfast("sqlite:///runs.db")
-number = 7
-
-@app.job
-async def greet(step: Step, name: str) -> str:
-    return await step.run("greet", f"hello {name}".upper)
-
-async def until_told(signal: AbortSignal | None = None) -> None:
-    assert signal is not None
-    await signal
-
-@app.job
-async def hold(step: Step) -> str:
-    first = await step.run("first", str)
-    await step.run("hold", until_told)
-    return first
-"""
 
 
 @pytest.fixture

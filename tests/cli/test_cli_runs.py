@@ -8,12 +8,11 @@ import re
 import sqlite3
 import subprocess
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from console_script import LONG, SCRIPT, Cli, Shop, Spawn, environment, parsed
 
-from conftest import LONG, SCRIPT, Cli, Shop, environment, parsed
 from holdfast import Holdfast, SyncStep
 
 ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
@@ -223,9 +222,7 @@ def test_a_reader_that_leaves_early_is_no_error(shop: Shop, more: list[str]) -> 
 # -- watch -------------------------------------------------------------------------------------------------------
 
 
-def test_watch_follows_a_run_that_another_process_executes(
-    shop: Shop, spawn: Callable[..., subprocess.Popen[str]]
-) -> None:
+def test_watch_follows_a_run_that_another_process_executes(shop: Shop, spawn: Spawn) -> None:
     gate = threading.Event()
     app = Holdfast(shop.url, worker="thread", polling_interval=0.1)
 

@@ -6,16 +6,13 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import LONG, Cli
+from console_script import LONG, SCRIPT, Cli, Spawn, environment
 
 from holdfast import Holdfast, Run
-
-Spawn = Callable[..., "subprocess.Popen[str]"]
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="no SIGTERM on Windows")
 
@@ -106,8 +103,6 @@ def test_a_second_signal_ends_it_at_once(web: Holdfast, spawn: Spawn, shop_modul
 
 
 def test_the_end_of_its_parent_stops_a_worker_with_stdin(tmp_path: Path, shop_module: Path) -> None:
-    from conftest import SCRIPT, environment
-
     worker = subprocess.Popen(
         [str(SCRIPT), "worker", "shop_jobs:app", "--with-stdin"],
         cwd=tmp_path,

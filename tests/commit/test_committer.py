@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import LONG, Line, until, with_error
+from watched_line import LONG, Line, until, with_error
 
 from holdfast.basis.errors import (
     Overloaded,

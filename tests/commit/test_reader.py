@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import LONG, Line, until, with_error
+from watched_line import LONG, Line, until, with_error
 
 from holdfast.basis.errors import SchemaError, StoreClosed, StoreUnavailable, WouldDeadlock
 from holdfast.commit.reader import Reader

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from crash_field import Field, Zygote
 
 @pytest.fixture(scope="session")
 def zygote() -> Iterator[Zygote]:
+    if not hasattr(os, "fork"):
+        pytest.skip("the crash campaign forks its victims: it needs Linux or macOS")
     one = Zygote()
     yield one
     one.close()

@@ -22,6 +22,7 @@ from crash_world import World
 
 from holdfast.store import sqlite as store
 
+_ = store._SQL["claim"]  # the first one that is asked for reads them all
 _NAMES = {text: name for name, text in store._SQL.items()}
 _OPENING = ("pragma", "select 1 from sqlite_master", "select coalesce(max(number), 0) from holdfast_migrations")
 #: What only the holder of a lease may do.
@@ -47,6 +48,8 @@ MUTANTS: dict[str, dict[str, Callable[[str], str]]] = {
         "first_steps": lambda text: _cut(text, "s.position < ?2", "s.position < 0 * ?2")
     },
     "idempotency key not kept": {"insert_runs": lambda text: _cut(text, "value ->> 6", "null")},
+    "commit that keeps nothing": {"commit": lambda text: "rollback"},
+    "output not kept": {"finish": lambda text: _cut(text, "output = e.value ->> 5", "output = e.value ->> 6")},
     "cancel not guarded by status": {
         "cancel": lambda text: _cut(text, " and status in ('pending', 'leased', 'waiting')"),
     },

@@ -23,6 +23,8 @@ CASES = [
     ("progress without its fence", "step", "paused", "I7"),
     ("checkpoints not loaded on takeover", "finish", "before", "I5"),
     ("idempotency key not kept", "trigger", "after", "I11"),
+    ("commit that keeps nothing", "trigger", "after", "I1"),
+    ("output not kept", "finish", "after", "I8"),
     ("cancel not guarded by status", "cancel", "paused", "I3"),
 ]
 

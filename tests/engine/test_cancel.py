@@ -7,11 +7,11 @@ import threading
 from typing import Any
 
 import pytest
-from house import PATIENCE, House, Stuck, until
 
 from holdfast import ConflictError, NotFoundError, RunCancelled, Step, SyncStep, job
 from holdfast.engine.signals import AbortSignal
 from holdfast.testing.clock import HandClock
+from house import PATIENCE, House, Stuck, until
 
 GRACE = 5.0
 
@@ -426,3 +426,51 @@ def test_s2_what_a_zombie_writes_is_refused(house: House, stuck: Stuck, form: st
     assert house.steps() == []
     assert house.status() == ["pending"]
     assert [context for context, _ in house.errors] == ["lease-renewal"]
+
+
+def test_s4_an_async_body_that_does_not_end_loses_its_slot_and_its_result(house: House, clock: HandClock) -> None:
+    ends: list[str] = []
+
+    @job
+    async def stubborn(step: Step) -> str:
+        async def body() -> int:
+            began.set()
+            await may_end.wait()
+            ends.append("body")
+            return 1
+
+        try:
+            await step.run("first", body)
+        except asyncio.CancelledError:
+            ends.append("unwound")
+            await asyncio.Event().wait()  # swallows it, and waits for ever
+        return "output"
+
+    @job
+    async def other() -> int:
+        return 1
+
+    began, may_end = asyncio.Event(), asyncio.Event()
+
+    async def main() -> None:
+        async with house.app(stubborn, other, clock=clock, cancel_grace=GRACE, lease=1000, concurrency=1) as app:
+            run = await app.jobs.stubborn.trigger()
+            await began.wait()
+            await run.cancel()
+            while not house.errors:
+                clock.advance(1)
+                await asyncio.sleep(0.001)
+            assert await app.jobs.other.run() == 1
+            assert ends == []
+            may_end.set()
+            worker = app._engine.worker
+            assert worker is not None
+            while worker.executing:
+                clock.advance(1)
+                await asyncio.sleep(0.001)
+            assert worker.free_slots() == 1
+
+    asyncio.run(main())
+    assert ends == ["body", "unwound"]
+    assert house.steps() == []
+    assert [context for context, _ in house.errors] == ["abandoned"]

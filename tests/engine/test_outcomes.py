@@ -6,9 +6,9 @@ import asyncio
 from typing import Any
 
 import pytest
-from house import House
 
 from holdfast import CancelRun, NonRetryable, Retryable, Run, Step, SyncStep, TimedOut, job
+from house import House
 
 
 async def run_of(house: House, work: Any, *args: Any) -> Run[Any]:

@@ -7,9 +7,9 @@ import threading
 from typing import Any
 
 import pytest
-from house import PATIENCE, House, Stuck
 
 from holdfast import AmbiguousStep, Holdfast, Run, Step, SyncStep, job
+from house import PATIENCE, House, Stuck
 
 app_for_steps = Holdfast("sqlite://", worker=False)
 

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from house import PATIENCE, House, Stuck, until
 
 from holdfast import Event, Step, StoreUnavailable, SyncStep, job
 from holdfast.basis.clock import SystemClock
 from holdfast.store.base import LogSave, ProgressSave, StepSave, Tx
 from holdfast.store.sqlite import SqliteStore
+from house import PATIENCE, House, Stuck, until
 
 
 class Troubled(SqliteStore):
@@ -282,14 +282,15 @@ def test_a_step_whose_wait_is_cut_short_while_it_is_being_saved_is_saved(house: 
     @job
     async def work(step: Step) -> str:
         committer = app_of[0]._engine.committer
-        gate = threading.Event()
+        gate, called = threading.Event(), asyncio.Event()
 
         async def body() -> int:
             committer.gate = gate
+            called.set()
             return 1
 
         task = asyncio.create_task(step.run("a", body))
-        await until(lambda: committer.backlog)
+        await called.wait()  # and its checkpoint is in the line: nothing was awaited in between
         task.cancel()
         await asyncio.wait([task], timeout=PATIENCE)
         committer.gate = None

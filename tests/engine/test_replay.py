@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from house import House, Stuck
 
 from holdfast import NonRetryable, Step, StepFailed, SyncStep, job
 from holdfast.store.base import STEP_PAGE
+from house import House, Stuck
 
 
 class Declined(Exception):

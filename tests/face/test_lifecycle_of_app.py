@@ -168,16 +168,16 @@ def test_entering_an_app_whose_tables_are_too_new_leaves_nothing_behind(tmp_path
     connection.commit()
     connection.close()
 
-    async def enter() -> None:
+    async def enter_async() -> None:
         async with app:
             raise AssertionError("entered")
 
+    def enter() -> None:
+        with app:
+            raise AssertionError("entered")
+
     with pytest.raises(SchemaError, match="newer"):
-        if way == "with":
-            with app:
-                raise AssertionError("entered")
-        else:
-            asyncio.run(enter())
+        enter() if way == "with" else asyncio.run(enter_async())
     assert ours() == []
 
 

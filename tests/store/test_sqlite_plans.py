@@ -15,6 +15,7 @@ import pytest
 
 from holdfast.model.run import NewRun, RunFilter
 from holdfast.store.base import ClaimOrder, Lease, Sweep
+from holdfast.store.queries import load
 from holdfast.store.sqlite import _SQL, SqliteStore
 from holdfast.testing.clock import HandClock
 
@@ -120,7 +121,7 @@ def instructions(connection: sqlite3.Connection, call: Callable[[], object]) -> 
 
 
 def test_every_statement_is_either_hot_or_cold() -> None:
-    assert set(HOT) | COLD == set(_SQL)
+    assert set(HOT) | COLD == set(load("sqlite"))
 
 
 @pytest.mark.parametrize("name", HOT)

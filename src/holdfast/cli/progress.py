@@ -23,7 +23,10 @@ class Bar:
         self._live: Progress | None = None
         if console().is_terminal:
             # The bar gives way first where there is little room: the words say the same.
-            columns: list[ProgressColumn] = [SpinnerColumn(finished_text=" "), TextColumn("{task.description}")]
+            columns: list[ProgressColumn] = [
+                SpinnerColumn(finished_text=" "),
+                TextColumn("{task.description}", markup=False),
+            ]
             if console().width >= 60:
                 columns.append(BarColumn(bar_width=min(40, console().width - 50)))
             columns.append(TextColumn("{task.fields[words]}", markup=False))
@@ -53,9 +56,7 @@ class Bar:
         """How far it is now. Cheap: call it as often as you look."""
         if self._live is not None:
             # A total of None would make the bar run to and fro: right while nothing is known.
-            self._live.update(
-                self._task, description=_escaped(name), completed=current or 0, total=total or None, words=words
-            )
+            self._live.update(self._task, description=name, completed=current or 0, total=total or None, words=words)
             return
         now = time.monotonic()
         grown = (current or 0) - self._last_current >= _LINE_SHARE * (total or 0)
@@ -63,8 +64,3 @@ class Bar:
             say(f"{name}  {words}".rstrip())
             self._last_name, self._last_words = name, words
             self._last_current, self._last_at = current or 0, now
-
-
-def _escaped(text: str) -> str:
-    """Rich reads a description as markup."""
-    return text.replace("[", "\\[")

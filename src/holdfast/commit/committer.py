@@ -26,6 +26,8 @@ not wanted. Both pass the same suite. Event loops join at a `Desk`, which also g
 from __future__ import annotations
 
 import asyncio
+import atexit
+import contextlib
 import logging
 import os
 import threading
@@ -51,6 +53,9 @@ ROUND_BYTES = 4 << 20
 #: Above the upper mark callers must wait, until the line is down to the lower one.
 UPPER_MARK = 50_000
 LOWER_MARK = UPPER_MARK // 2
+
+#: How long the end of the interpreter waits for what nobody awaited.
+_EXIT_SECONDS = 5.0
 
 
 class Committer:
@@ -315,6 +320,16 @@ def _in_child() -> None:
     for committer in list(_all):
         committer._start_as_child()
 
+
+def _at_exit() -> None:
+    """A script that triggers and ends without awaiting: what it has asked for is written first."""
+    for committer in list(_all):
+        if committer.backlog:
+            with contextlib.suppress(Exception):
+                committer.close().wait(_EXIT_SECONDS)
+
+
+atexit.register(_at_exit)
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_child)

@@ -70,6 +70,8 @@ class Engine:
 
     def reset_after_fork(self) -> None:
         """In the child: nothing is running here, and the parent's runs are the parent's."""
+        self.ids = Ids(self.clock.now)
+        self.store.reset_after_fork()
         self.threads.reset()
         self.hub.reset()
         self.keeper.reset_after_fork()
@@ -169,9 +171,17 @@ class Engine:
                 self._close(stop)
             else:
                 # What follows blocks, and this may be the caller's loop.
-                threading.Thread(target=self._close, args=(stop,), name="holdfast-stop", daemon=True).start()
+                thread = threading.Thread(target=self._close, args=(stop,), name="holdfast-stop", daemon=True)
+                closing.append(thread)
+                thread.start()
 
-        return LazyReply("stop", start)
+        def left(_: None) -> None:
+            for thread in closing:
+                if thread is not threading.current_thread():
+                    thread.join()  # it has answered as the last thing it does
+
+        closing: list[threading.Thread] = []
+        return LazyReply("stop", start, left)
 
     def _close(self, stop: Reply[None]) -> None:
         home, worker = self.home, self.worker
@@ -219,7 +229,9 @@ class Engine:
             answer([(ticket, None, StoreClosed("This app is stopping and takes no more triggers."))])
             return ticket
         # A run must not be refused for what the line holds: its own steps wait in it.
-        self.committer.join(ticket, pass_always=execution is not None)
+        # Inline, a sync job blocks the loop that would hand it over: it is served here and now.
+        blocks = execution is not None and not execution.job.signature.is_async
+        self.committer.join(ticket, pass_always=execution is not None, at_once=blocks)
         return ticket
 
     def _triggered(self, made: Triggered) -> None:

@@ -291,7 +291,7 @@ class Steps:
             value = fn(*args, **kwargs)
         else:
             value = await self._engine.threads.call(fn, *args, **kwargs)
-        return await value if inspect.isawaitable(value) else value
+        return await value if _is_awaitable(value) else value
 
     # -- steps: sync -------------------------------------------------------------------------------------------
 
@@ -351,7 +351,7 @@ class Steps:
 
     def _call_sync(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         value = fn(*args, **kwargs)
-        if not inspect.isawaitable(value):
+        if not _is_awaitable(value):
             return value
         if self._engine.options.inline:
             if inspect.iscoroutine(value):
@@ -366,3 +366,8 @@ class Steps:
 
 async def _awaited(value: Any) -> Any:
     return await value
+
+
+def _is_awaitable(value: Any) -> bool:
+    # By its type: `inspect.isawaitable` asks the value for its `__class__`, which may be a property that raises.
+    return hasattr(type(value), "__await__")

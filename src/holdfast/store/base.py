@@ -94,7 +94,7 @@ class Claimed(NamedTuple):
 
     runs: list[RunRow]
     steps: dict[str, list[StepRow]]
-    """The first page of saved steps, by run, for runs that were executed before."""
+    """By run that was executed before: the first page of saved steps, and the last one, which tells if there is more."""
     next_due_at: int | None
 
 
@@ -199,6 +199,9 @@ class Store(ABC):
     @abstractmethod
     def rollback(self, tx: Tx) -> None:
         """Undo it. Never raises."""
+
+    def reset_after_fork(self) -> None:
+        """In the child: locks may be held by threads that do not exist here."""
 
     @abstractmethod
     def close(self) -> None:

@@ -42,7 +42,7 @@ from .sqlite_file import SqliteFile
 
 _STORED = RunRow._fields[:-3]
 _COLUMNS = ", ".join(f"r.{name}" for name in _STORED)
-_SQL = queries.load("sqlite", columns=_COLUMNS, bare_columns=", ".join(_STORED))
+_SQL = queries.Queries("sqlite", columns=_COLUMNS, bare_columns=", ".join(_STORED))
 
 #: What a reader sees beside the columns of the run: progress, how many steps are saved, the next position.
 _READ_COLUMNS = f"""{_COLUMNS},

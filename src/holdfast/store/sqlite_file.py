@@ -56,6 +56,9 @@ class SqliteFile(Store):
         self._only: sqlite3.Connection | None = None
         self._opening = threading.Lock()
 
+    def reset_after_fork(self) -> None:
+        self._opening = threading.Lock()
+
     @property
     def path(self) -> str:
         """The file; that of a temporary database is made on first use."""

@@ -22,3 +22,18 @@ def load(dialect: str, **parts: str) -> dict[str, str]:
                 text = text.replace("{" + part + "}", value)
             statements[name] = text.strip().removesuffix(";")
     return statements
+
+
+class Queries(dict[str, str]):
+    """The same, read when the first one is needed: importing the package touches no file."""
+
+    def __init__(self, dialect: str, **parts: str) -> None:
+        super().__init__()
+        self._dialect = dialect
+        self._parts = parts
+
+    def __missing__(self, name: str) -> str:
+        if self:
+            raise LookupError(f"no statement is called {name}")
+        self.update(load(self._dialect, **self._parts))
+        return self[name]

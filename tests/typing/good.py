@@ -1,0 +1,248 @@
+"""What a type checker must understand. It is checked, never run; `test_typing.py` says by whom."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, assert_type
+
+from pydantic import JsonValue
+
+from holdfast import AbortSignal, Call, Event, Holdfast, Job, LogLine, Reply, Run, RunStatus, Step, StepRecord, SyncStep
+from holdfast import job as package_job
+
+
+@dataclass
+class Table:
+    rows: int
+
+
+@dataclass
+class Row:
+    id: int
+
+
+app = Holdfast("sqlite://")
+
+
+# -- the four forms of a job, with and without options ------------------------------------------------------
+
+
+@app.job
+async def with_step(step: Step, path: str, batch: int = 100) -> Table:
+    return Table(batch)
+
+
+@app.job
+def sync_with_step(step: SyncStep, path: str) -> int:
+    return 1
+
+
+@app.job
+async def alone(row: Row) -> list[Row]:
+    return [row]
+
+
+@app.job
+def sync_alone(number: int, *, double: bool = False) -> str:
+    return ""
+
+
+@app.job(name="named", queue="slow", priority=5, labels={"team": "a"})
+async def named(step: Step, path: str) -> Table:
+    return Table(1)
+
+
+@app.job(name="sync-named")
+def sync_named(step: SyncStep, path: str) -> bytes:
+    return b""
+
+
+@app.job()
+async def nothing() -> None: ...
+
+
+@app.job
+async def free_form(data: JsonValue) -> JsonValue:
+    return data
+
+
+@package_job
+async def loose(step: Step, count: int) -> tuple[int, str]:
+    return count, ""
+
+
+@package_job(name="loose-sync")
+def loose_sync(count: int) -> set[str]:
+    return set()
+
+
+# A job is the input of the function without its step, and what it returns, not awaited.
+j1: Job[[str, int], Table] = with_step
+j2: Job[[str], int] = sync_with_step
+j3: Job[[Row], list[Row]] = alone
+j4: Job[[int], str] = sync_alone
+j5: Job[[str], Table] = named
+j6: Job[[str], bytes] = sync_named
+j7: Job[[], None] = nothing
+j8: Job[[int], tuple[int, str]] = app.register(loose)
+j9: Job[[int], set[str]] = app.register(loose_sync)
+j10: Job[..., Any] = with_step
+
+registered = app.register(loose)
+assert_type(registered.trigger(1), Reply[Run[tuple[int, str]]])
+assert_type(app.register(loose, loose_sync), tuple[Job[..., Any], ...])
+assert_type(app.get_job("named"), Job[..., Any] | None)
+assert_type(app.jobs.named, Job[..., Any])
+
+
+# -- triggering ---------------------------------------------------------------------------------------------
+
+assert_type(with_step.trigger("a"), Reply[Run[Table]])
+assert_type(with_step.trigger("a", batch=5), Reply[Run[Table]])
+assert_type(with_step.run("a", 5), Reply[Table])
+assert_type(with_step.trigger_and_wait("a"), Reply[Run[Table]])
+assert_type(with_step.bind("a"), Call[Table])
+assert_type(sync_with_step.run("a"), Reply[int])
+assert_type(alone.run(Row(1)), Reply[list[Row]])
+assert_type(sync_alone.run(1, double=True), Reply[str])
+assert_type(named.run("a"), Reply[Table])
+assert_type(sync_named.run("a"), Reply[bytes])
+assert_type(nothing.run(), Reply[None])
+assert_type(free_form.run({"a": [1, None, {"b": 2.5}]}), Reply[JsonValue])
+assert_type(app.trigger(with_step.bind("a")), Reply[Run[Table]])
+assert_type(app.retrigger("id"), Reply[Run[Any]])
+
+chosen = with_step.options(
+    idempotency_key="k", labels={"a": "b"}, priority=1, delay=timedelta(minutes=5), queue="slow"
+).options(run_at=datetime.now(UTC))
+assert_type(chosen.trigger("a", 1), Reply[Run[Table]])
+assert_type(chosen.options(delay="5m").run("a"), Reply[Table])
+calls: list[Call[Any]] = [with_step.bind("a"), sync_with_step.bind("b")]
+
+
+# -- replies and runs, in sync and in async code ------------------------------------------------------------
+
+
+def in_sync_code() -> None:
+    with app:
+        assert_type(with_step.run("a").wait(), Table)
+        run = with_step.trigger("a").wait(timeout=5)
+        assert_type(run, Run[Table])
+        assert_type(run.output, Table | None)
+        assert_type(run.status, RunStatus)
+        assert_type(run.error, str | None)
+        assert_type(run.progress, dict[str, Any] | None)
+        assert_type(run.labels, dict[str, str])
+        assert_type(run.run_at, datetime)
+        assert_type(run.completed_at, datetime | None)
+        assert_type(run.wait(5), Reply[Run[Table]])
+        assert_type(run.result().wait(), Table)
+        assert_type(run.cancel().wait(), Run[Table])
+        assert_type(run.refresh().wait(), Run[Table])
+        assert_type(app.process_one().wait(), bool)
+        assert_type(app.process_until_idle(max_runs=5, max_seconds="1m").wait(), int)
+
+
+async def in_async_code() -> None:
+    async with app as entered:
+        assert_type(entered, Holdfast)
+        assert_type(await with_step.run("a"), Table)
+        assert_type(await (await with_step.trigger("a")).result(), Table)
+        assert_type(await with_step.get_run("id"), Run[Table] | None)
+        assert_type(await with_step.get_runs(status="failed", limit=5), list[Run[Table]])
+        assert_type(await app.get_run("id"), Run[Any] | None)
+        assert_type(await app.get_runs(job=[with_step, "other"], status=[RunStatus.FAILED]), list[Run[Any]])
+        assert_type(await app.get_steps("id"), list[StepRecord])
+        assert_type(await app.get_logs("id"), list[LogLine])
+        assert_type(await app.wait_for_run("id", timeout=5), Run[Any])
+        assert_type(await app.cancel("id"), Run[Any])
+        assert_type(await asyncio.gather(with_step.run("a"), sync_with_step.run("b")), tuple[Table, int])
+        assert_type(await asyncio.wait_for(with_step.run("a"), 5), Table)
+
+
+# -- steps --------------------------------------------------------------------------------------------------
+
+
+def count(path: str, *, name: str = "") -> int:
+    return 1
+
+
+async def fetch(path: str, signal: AbortSignal | None = None) -> Table:
+    return Table(1)
+
+
+class Client:
+    def get(self, path: str) -> list[str]:
+        return []
+
+    async def post(self, path: str, body: bytes) -> bool:
+        return True
+
+
+async def steps(step: Step, client: Client) -> None:
+    assert_type(await step.run("sync", count, "a"), int)
+    assert_type(await step.run("named", count, "a", name="b"), int)
+    assert_type(await step.run("async", fetch, "a"), Table)
+    assert_type(await step.run("method", client.get, "a"), list[str])
+    assert_type(await step.run("async-method", client.post, "a", body=b""), bool)
+    assert_type(await step.run("builtin", len, "abc"), int)
+    assert_type(await step.run("lambda", lambda: 1.5), float)
+    assert_type(await asyncio.gather(step.run("a", count, "x"), step.run("b", fetch, "y")), tuple[int, Table])
+    assert_type(await asyncio.gather(*[step.run(f"s{n}", count, "x") for n in range(3)]), list[int])
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(step.run("t", fetch, "x"))
+    assert_type(task.result(), Table)
+    assert_type(step.run_id, str)
+    assert_type(step.attempt, int)
+    assert_type(step.labels, dict[str, str])
+    assert_type(step.signal, AbortSignal)
+    step.progress(1, 2, "rows")
+    step.progress(0.5)
+    step.log.info("done", count=7, rows=[1])
+    step.raise_if_aborted()
+    assert_type(step.idempotency_key("charge"), str)
+
+
+def sync_steps(step: SyncStep, client: Client) -> None:
+    assert_type(step.run("sync", count, "a", name="b"), int)
+    assert_type(step.run("async", fetch, "a"), Table)
+    assert_type(step.run("method", client.get, "a"), list[str])
+    assert_type(step.run("async-method", client.post, "a", b""), bool)
+
+
+@app.step
+async def charge(amount: int, *, currency: str = "EUR") -> Table:
+    return Table(amount)
+
+
+@app.step(name="sync", key=lambda id: str(id))
+def load(id: int) -> Row:
+    return Row(id)
+
+
+as_async: Callable[[int], Awaitable[Table]] = charge
+as_sync: Callable[[int], Row] = load
+assert_type(load(1), Row)
+
+
+async def uses_steps() -> None:
+    assert_type(await charge(5, currency="USD"), Table)
+
+
+# -- the rest of the app ------------------------------------------------------------------------------------
+
+
+@app.on("run:complete")
+def listener(event: Event) -> None:
+    assert_type(event.run_id, str | None)
+
+
+off: Callable[[], None] = app.on("run:fail", listener)
+assert_type(app.migrate(), Reply[list[str]])
+assert_type(app.init(), Reply[None])
+assert_type(app.stop(timeout=5), Reply[None])
+listed = Holdfast(jobs=[loose, loose_sync], worker=False, lease="1m", queues=["a", "b"])
+by_key = Holdfast(jobs={"loose": loose}, worker="thread")
