@@ -67,6 +67,8 @@ class Child:
         )
         self.begun = threading.Event()
         self.let_go = threading.Event()
+        self.told = threading.Semaphore(0)
+        """Released when the lease was renewed, or lost."""
         self.at_begin: Callable[[], None] | None = self.settle
         """What happens while the body of `hold` is under way; None: it waits to be told to stop."""
         self._define_jobs()
@@ -142,6 +144,7 @@ class Child:
         """A body that is under way while something happens to its run."""
         assert signal is not None
         self.effect(step, "hold", 0)
+        signal.on_abort(lambda reason: self.told.release())
         self.begun.set()
         if self.at_begin is None:
             signal.on_abort(lambda reason: self.let_go.set())
@@ -272,9 +275,7 @@ async def renew_alone(child: Child) -> None:
 
 
 def _turn_the_hands(child: Child, *, stuck: bool = False) -> None:
-    told = threading.Semaphore(0)
-    child.app.on("run:lease-renewed", lambda event: told.release())
-    child.app.on("worker:error", lambda event: told.release())  # lost: also an answer
+    child.app.on("run:lease-renewed", lambda event: child.told.release())
 
     def renewed() -> None:
         committer = child.app._engine.committer
@@ -283,13 +284,15 @@ def _turn_the_hands(child: Child, *, stuck: bool = False) -> None:
         if stuck:
             committer.gate = threading.Event()
         child.clock.advance(21)
-        # A sixth of the lease after it has joined the line, which is soon but not known: step by step.
+        while stuck and not committer.backlog:
+            give_way()
+        # A sixth of the lease after it began to wait for the line, which is at once but not known: step by step.
         for _ in range(7 if stuck else 0):
-            if told.acquire(timeout=0.05):
+            if child.told.acquire(timeout=0.1):
                 break
             child.clock.advance(5)
         else:
-            assert told.acquire(timeout=20)
+            assert child.told.acquire(timeout=20)
         if stuck:
             gate, committer.gate = committer.gate, None
             assert gate is not None

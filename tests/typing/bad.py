@@ -1,4 +1,4 @@
-"""Every line marked `# E` must be an error for every checker, and no other line. Checked, never run."""
+"""Every marked line must be an error for every checker, and no other line. Checked, never run; see `test_typing`."""
 
 # ruff: noqa: F841, RUF059
 from __future__ import annotations

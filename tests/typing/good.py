@@ -83,7 +83,6 @@ def loose_sync(count: int) -> set[str]:
 j1: Job[[str, int], Table] = with_step
 j2: Job[[str], int] = sync_with_step
 j3: Job[[Row], list[Row]] = alone
-j4: Job[[int], str] = sync_alone
 j5: Job[[str], Table] = named
 j6: Job[[str], bytes] = sync_named
 j7: Job[[], None] = nothing

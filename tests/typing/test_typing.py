@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+import holdfast
+
 HERE = Path(__file__).parent
 GOOD, BAD = HERE / "good.py", HERE / "bad.py"
 SECONDS = 300
@@ -37,6 +39,8 @@ def marked(path: Path) -> set[int]:
 
 def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1", "NO_COLOR": "1"}
+    # Pyright does not look for `py.typed` where an editable installation points to.
+    environment["PYTHONPATH"] = str(Path(holdfast.__file__).parents[1])
     environment.pop("MYPYPATH", None)
     return subprocess.run(
         [sys.executable, "-m", *command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=SECONDS
@@ -88,7 +92,8 @@ def pyright(path: Path, folder: Path) -> dict[int, str]:
     settings = {"include": [path.name], "pythonVersion": "3.11", "typeCheckingMode": "strict"}
     # Strict about types; not about what these files do on purpose: functions and variables that nobody uses.
     settings |= dict.fromkeys(
-        ["reportUnusedFunction", "reportUnusedClass", "reportUnusedVariable", "reportUnusedExpression", "reportUnusedCoroutine",
+        ["reportUnusedFunction", "reportUnusedClass", "reportUnusedVariable", "reportUnusedExpression",
+         "reportUnusedCoroutine",
          "reportUnknownMemberType", "reportUnknownVariableType", "reportUnknownArgumentType",
          "reportUnknownLambdaType", "reportUnknownParameterType", "reportMissingParameterType"],
         False,

@@ -128,6 +128,7 @@ class _WorkerProcess:
         self._show = show
         self.log = show.folder / "worker.log"
         command = [sys.executable, "-m", "holdfast.cli", "worker", "holdfast.cli.demo_job:app", "--with-stdin"]
+        command += ["--stop-timeout", "0"]  # on Ctrl-C nobody wants to see the rest
         with open(self.log, "ab") as log:
             # Its stdin ends when we do, however we end: no worker is left behind.
             self._process = subprocess.Popen(

@@ -26,7 +26,6 @@ app = Holdfast(
 @app.job(name="import-airports")
 async def import_airports(step: Step, source: str, target: str, batch: int, pause: float) -> int:
     total = await step.run("prepare", prepare, source, target, step.run_id)
-    step.log.info("importing", rows=total, batch=batch)
     for start in range(0, total, batch):
         await step.run(f"insert-{start}", insert, source, target, step.run_id, start, batch, pause)
         step.progress(min(start + batch, total), total, "airports")

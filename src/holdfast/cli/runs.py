@@ -139,12 +139,12 @@ def _follow(app: Holdfast, run: Run[Any], *, quiet: bool) -> Run[Any]:
     last_line = 0
     with Bar() as bar:
         while True:
-            for line in app.get_logs(run.id, after=last_line).wait():
-                bar.say(log_text(line))
-                last_line = line.id
             told = run.progress or {}
             name = f"{plain_line(run.job_name, 30)} {run.status}"
             bar.show(name, told.get("current"), told.get("total"), progress_line(run))
+            for line in app.get_logs(run.id, after=last_line).wait():
+                bar.say(log_text(line))
+                last_line = line.id
             if run.is_terminal:
                 return run
             try:

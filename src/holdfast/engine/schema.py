@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, get_args, get_origin
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field, RootModel
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.errors import PydanticUserError
 from pydantic.fields import FieldInfo
 from pydantic_core import to_json
@@ -360,4 +360,8 @@ def _is_model(annotation: Any) -> bool:
         return True
     if not isinstance(kind, type):
         return False
-    return dataclasses.is_dataclass(kind) or (issubclass(kind, BaseModel) and not issubclass(kind, RootModel))
+    if not issubclass(kind, BaseModel):
+        return dataclasses.is_dataclass(kind)
+    # A model with one field of that name is Pydantic's RootModel, written as that field alone. (Importing RootModel to
+    # ask would make Pydantic look through every installed package, before the program has begun.)
+    return not getattr(kind, "__pydantic_root_model__", False)

@@ -94,7 +94,7 @@ class Claimed(NamedTuple):
 
     runs: list[RunRow]
     steps: dict[str, list[StepRow]]
-    """By run that was executed before: the first page of saved steps, and the last one, which tells if there is more."""
+    """By run that was executed before: the first page of saved steps, and the last one: it tells if there is more."""
     next_due_at: int | None
 
 
@@ -202,6 +202,7 @@ class Store(ABC):
 
     def reset_after_fork(self) -> None:
         """In the child: locks may be held by threads that do not exist here."""
+        return
 
     @abstractmethod
     def close(self) -> None:

@@ -296,7 +296,8 @@ class SqliteStore(SqliteFile):
         return bool(connection.execute(_SQL["has_claimable"], wanted).fetchone()[0])
 
     def lost_leases(self, connection: sqlite3.Connection, leases: Sequence[Lease]) -> dict[Lease, str]:
-        return {leases[at]: status for at, status in connection.execute(_SQL["lost_leases"], (_rows(leases),)).fetchall()}
+        lost = connection.execute(_SQL["lost_leases"], (_rows(leases),)).fetchall()
+        return {leases[at]: status for at, status in lost}
 
     def change_mark(self, connection: sqlite3.Connection) -> int | None:
         mark: int = connection.execute("pragma data_version").fetchone()[0]
