@@ -11,6 +11,7 @@ from .basis.clock import Clock, SystemClock
 from .basis.durations import Duration, seconds
 from .basis.errors import ConflictError, NotFoundError, Outdated, ValidationError
 from .basis.text import shown
+from .commit.forks import inside
 from .commit.reply import LazyReply, Reply, answer, hand_on, may_block
 from .commit.ticket import Ticket
 from .engine.arguments import checked_count, checked_statuses, checked_text, checked_timeout, several
@@ -109,7 +110,7 @@ class Holdfast:
             )
         self._works = worker
         self._engine = Engine(store, clock, options, own_thread=worker == "thread", own_store=isinstance(url, str))
-        self.jobs = Jobs(self)
+        self.jobs: Jobs = Jobs(self)
         self.register(*(jobs.values() if isinstance(jobs, Mapping) else several(jobs, (Job,), "jobs")))
         if isinstance(jobs, Mapping):
             for key, job in jobs.items():
@@ -403,11 +404,16 @@ class Holdfast:
 
     def migrate(self) -> Reply[list[str]]:
         """Make or upgrade the tables; the names of what was applied. Many processes may do it at once."""
-        store = self._engine.store
-        return self._aside("migrate", store.migrate)
+
+        def migrate() -> list[str]:
+            with inside:
+                return self._engine.store.migrate()
+
+        return self._aside("migrate", migrate)
 
     def _migrate(self) -> None:
-        self._engine.store.migrate()
+        with inside:
+            self._engine.store.migrate()
 
     def _aside(self, what: str, work: Callable[[], R]) -> Reply[R]:
         """Blocking work of ours, beside the caller's loop where there are threads."""

@@ -102,20 +102,28 @@ def test_a_second_signal_ends_it_at_once(web: Holdfast, spawn: Spawn, shop_modul
     assert run.refresh().wait().status == "leased"
 
 
-def test_the_end_of_its_parent_stops_a_worker_with_stdin(tmp_path: Path, shop_module: Path) -> None:
+@pytest.mark.parametrize("with_ctrl_c", [False, True])
+def test_the_end_of_its_parent_stops_a_worker_with_stdin(
+    web: Holdfast, tmp_path: Path, shop_module: Path, with_ctrl_c: bool
+) -> None:
     worker = subprocess.Popen(
-        [str(SCRIPT), "worker", "shop_jobs:app", "--with-stdin"],
+        [str(SCRIPT), "worker", "shop_jobs:app", "-v", "--with-stdin", "--stop-timeout", "2s"],
         cwd=tmp_path,
         env=environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
     with worker:
-        read_until(worker, "Ready")
+        run = holding(web, worker)
         assert worker.stdin is not None
         worker.stdin.close()
+        read_until(worker, "Stopping.")
+        if with_ctrl_c:  # a terminal brings both at once: that is one wish to stop, not two
+            worker.send_signal(signal.SIGINT)
         assert worker.wait(LONG) == 0
+    assert run.refresh().wait().status == "pending"
 
 
 @pytest.mark.parametrize(

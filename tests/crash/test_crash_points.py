@@ -34,7 +34,7 @@ ELSEWHERE = {
     "find_steps": "a read",
     "find_logs": "a read",
     "find_workers": "a read",
-    "recall": "follows a claim that failed; see tests/engine",
+    "recall": "follows a claim that failed, while its process lives on",
     "report_workers": "nothing of a run's life",
     "dismiss_workers": "nothing of a run's life",
 }

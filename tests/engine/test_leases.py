@@ -171,7 +171,9 @@ def test_s2_a_blocked_event_loop_loses_no_leases(house: House) -> None:
 def test_s9_the_keeper_commits_by_itself_when_the_line_stands_still(house: House) -> None:
     house.app.init().wait(LONG)
     run_id = house.begin(house.hold)
-    committer = house.app._engine.committer
+    committer, worker = house.app._engine.committer, house.app._engine.worker
+    assert worker is not None
+    until(lambda: worker._asleep and not committer.backlog)
     committer.gate = threading.Event()
     rounds = committer.rounds
     house.clock.advance(LEASE / 3)  # the renewal joins the line, where nothing moves

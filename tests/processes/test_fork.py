@@ -27,6 +27,10 @@ def in_child(work):
     try:
         work()
         code = 0
+    except BaseException:
+        import faulthandler, traceback
+        traceback.print_exc()
+        faulthandler.dump_traceback(all_threads=True)
     finally:
         sys.stdout.flush()
         os._exit(code)
@@ -68,12 +72,22 @@ def test_s10_an_app_initialised_before_many_forks_executes_every_run_once(tmp_pa
     script = (
         APP
         + """
+@app.job
+def mark(step: SyncStep, n: int) -> int:
+    def write():
+        with open(os.path.join(os.path.dirname(app._engine.store.path), "executed"), "a") as file:
+            file.write(f"{n} ")
+    step.run("write", write)
+    return n
+
+note = mark
+
 def work():
     with app:
         say("serving")
         runs = [note.trigger(n).wait(20) for n in range(10)]
         for run in runs:
-            assert run.result().wait(20)[0] == run.input["n"]
+            assert run.result().wait(20) == run.input["n"]
 
 app.migrate().wait(20)
 note.trigger(99).wait(20)
@@ -86,9 +100,11 @@ app.stop().wait(20)
         assert [one.hear() for _ in range(5)] == ["serving"] * 4 + ["ended True"]
         one.end()
     connection = sqlite3.connect(tmp_path / "app.db")
-    found = connection.execute("select status, generation, count(*) from holdfast_runs group by 1, 2").fetchall()
+    found = connection.execute("select status, crashes, count(*) from holdfast_runs group by 1, 2").fetchall()
     connection.close()
-    assert found == [("completed", 1, 41)]
+    assert found == [("completed", 0, 41)]
+    executed = (tmp_path / "executed").read_text().split()
+    assert sorted(executed) == sorted(["99", *map(str, range(10))] + 3 * [str(n) for n in range(10)])
 
 
 def test_s10_what_was_in_the_line_at_the_fork_is_written_once_by_the_parent(tmp_path: Path) -> None:

@@ -146,8 +146,11 @@ class NotKept(HoldfastError):
         self, reason: str, what: str = "value", path: str = "$", before: object = None, after: object = None
     ) -> None:
         # All of it in `args`, as text: this error is saved as the failure of its step and raised again on replay.
-        self.reason, self.what, self.path = str(_short(reason)), str(_short(what)), str(_short(path))
-        self.before, self.after = _short(before), _short(after)
+        self.reason: str = str(_short(reason))
+        self.what: str = str(_short(what))
+        self.path: str = str(_short(path))
+        self.before: str | None = _short(before)
+        self.after: str | None = _short(after)
         Exception.__init__(self, self.reason, self.what, self.path, self.before, self.after)
 
     @property

@@ -36,7 +36,7 @@ class Unpackable(Exception):
     def __init__(self, reason: str, value: Any) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.path = ""
+        self.path: str = ""
         self.value = value
 
     def under(self, step: str) -> Unpackable:

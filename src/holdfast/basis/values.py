@@ -62,7 +62,7 @@ class Shape:
     __slots__ = ("_form", "annotation")
 
     def __init__(self, annotation: Any = MISSING) -> None:
-        self.annotation = annotation
+        self.annotation: Any = annotation
         untyped = annotation is MISSING or annotation is Any or annotation is object
         self._form: _Form = _Untyped() if untyped else _Typed(annotation)
 

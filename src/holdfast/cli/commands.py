@@ -17,7 +17,7 @@ from .runs import AsJson, runs
 from .terminal import plain_line, print_json, say
 from .worker import worker
 
-cli = typer.Typer(
+cli: typer.Typer = typer.Typer(
     name="holdfast",
     help="Durable execution for Python: look at runs, execute them, and see one survive a kill.",
     epilog=exits.EPILOG,

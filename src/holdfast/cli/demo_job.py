@@ -15,7 +15,7 @@ from itertools import islice
 
 from .. import Holdfast, Step
 
-app = Holdfast(
+app: Holdfast = Holdfast(
     os.environ.get("HOLDFAST_URL", "sqlite:///holdfast-demo.db"),
     # Short, so that the demo shows soon how a new worker takes over. 30 s is the default.
     lease=2.0,

@@ -28,7 +28,9 @@ from .view import (
     steps_table,
 )
 
-runs = typer.Typer(help="List, show, watch, cancel and retrigger runs.", no_args_is_help=True, epilog=exits.EPILOG)
+runs: typer.Typer = typer.Typer(
+    help="List, show, watch, cancel and retrigger runs.", no_args_is_help=True, epilog=exits.EPILOG
+)
 
 Url = Annotated[
     str | None,

@@ -108,13 +108,16 @@ class _Signals:
 
     def __init__(self) -> None:
         self._stop = threading.Event()
+        self._heard = 0
 
     def listen(self) -> None:
         signal.signal(signal.SIGTERM, self._told)
         signal.signal(signal.SIGINT, self._told)
 
     def _told(self, number: int, _: Any) -> None:
-        if self._stop.is_set():
+        # Counted, and not read off the event: the end of stdin is no signal, and Ctrl-C often brings both at once.
+        self._heard += 1
+        if self._heard > 1:
             # No clean-up may hold us up now; what is durable is durable.
             os._exit(128 + number)
         self._stop.set()

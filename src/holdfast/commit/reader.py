@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from ..basis.errors import StoreClosed, StoreError, StoreUnavailable
 from ..store.base import Store
+from .forks import inside
 from .reply import Answer, LazyReply, Reply, answer, no_waiting
 
 _log = logging.getLogger("holdfast")
@@ -115,9 +116,10 @@ class Reader:
         answers: list[Answer] = []
         for question, reply in batch:
             try:
-                if self._connection is None:
-                    self._connection = self._connect()
-                answers.append((reply, question(self._connection), None))
+                with inside:
+                    if self._connection is None:
+                        self._connection = self._connect()
+                    answers.append((reply, question(self._connection), None))
             except Exception as error:
                 meant = self.store.translate(error)
                 if isinstance(meant, StoreError):

@@ -58,7 +58,7 @@ class no_waiting:
         self.where = where
 
     def __enter__(self) -> None:
-        self.outer = getattr(_place, "where", None)
+        self.outer: Any | None = getattr(_place, "where", None)
         _place.where = self.where
 
     def __exit__(self, *_: object) -> None:

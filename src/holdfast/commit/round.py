@@ -15,6 +15,7 @@ from typing import Any
 from ..basis.clock import Clock
 from ..basis.errors import HoldfastError, SchemaError, StoreError, StoreUnavailable
 from ..store.base import Store, Tx
+from .forks import inside
 from .reply import Answer, answer
 from .ticket import ORDER, Ticket, Verb
 
@@ -31,8 +32,8 @@ class Rounds:
         self.store = store
         self.clock = clock
         self.connection: Any = None
-        self.count = 0
-        self.last_at = 0.0
+        self.count: int = 0
+        self.last_at: float = 0.0
 
     def serve(self, tickets: Sequence[Ticket[Any]], *, replay: bool = False) -> BaseException | None:
         """All together; if that fails, the halves, so that no caller pays for another.
@@ -41,7 +42,8 @@ class Rounds:
         """
         parts: list[Sequence[Ticket[Any]]]
         try:
-            answers = self._transaction(tickets, replay=replay)
+            with inside:
+                answers = self._transaction(tickets, replay=replay)
         except _NoAnswer as unanswered:
             if replay:
                 unknown = f"{self.store.name}: the commit gave no answer; whether it happened is unknown."

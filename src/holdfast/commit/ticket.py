@@ -64,7 +64,7 @@ class Ticket(Reply[T], Generic[T]):
     ) -> None:
         super().__init__(what or verb, convert)
         self.verb = verb
-        self.row = row
-        self.then = then
-        self.weight = weight
+        self.row: Any = row
+        self.then: Callable[[Any], None] | None = then
+        self.weight: int = weight
         """About how many bytes it brings along."""

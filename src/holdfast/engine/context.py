@@ -67,7 +67,7 @@ class _StepBase:
 
     def __init__(self, execution: Execution) -> None:
         self._execution = execution
-        self.log = StepLog(execution)
+        self.log: StepLog = StepLog(execution)
         """Lines for people: `step.log.info("imported", count=7)`. Never lost once the step that wrote them is saved."""
 
     @property

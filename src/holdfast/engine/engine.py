@@ -45,23 +45,23 @@ class Engine:
         self.options = options
         self.own_thread = own_thread
         """Execute on a loop thread of our own, even where a loop is running already."""
-        self.ids = Ids(clock.now)
-        self.registry = Registry()
-        self.committer = Committer(store, clock, inline=options.inline)
-        self.reader = Reader(store, inline=options.inline)
-        self.hub = Hub(clock, inline=options.inline)
-        self.threads = Threads()
-        self.keeper = LeaseKeeper(self.committer, self.hub, clock, options)
-        self.watcher = Watcher(store, clock, self.hub, self.keeper)
+        self.ids: Ids = Ids(clock.now)
+        self.registry: Registry = Registry()
+        self.committer: Committer = Committer(store, clock, inline=options.inline)
+        self.reader: Reader = Reader(store, inline=options.inline)
+        self.hub: Hub = Hub(clock, inline=options.inline)
+        self.threads: Threads = Threads()
+        self.keeper: LeaseKeeper = LeaseKeeper(self.committer, self.hub, clock, options)
+        self.watcher: Watcher = Watcher(store, clock, self.hub, self.keeper)
         self._reset()
         _all.add(self)
 
     def _reset(self) -> None:
         # Random at each start of a process: a pod that comes back under its old name is another worker.
-        self.identity = self.ids.new()
+        self.identity: str = self.ids.new()
         self.home: Home | None = None
         self.worker: Worker | None = None
-        self.stopping = False
+        self.stopping: bool = False
         self._stop: Reply[None] | None = None
         self._door = threading.RLock()
         self.waiting_inside: dict[Execution, int] = {}

@@ -29,6 +29,7 @@ from .signals import AbortSignal
 from .steps import FIRST_PAUSE, TROUBLE, Steps, longer
 
 if TYPE_CHECKING:
+    from .engine import Engine
     from .worker import Worker
 
 
@@ -42,22 +43,22 @@ class Execution:
 
     def __init__(self, worker: Worker, job: JobDefinition, row: RunRow, steps: list[StepRow], asked: float) -> None:
         self.worker = worker
-        self.engine = worker.engine
+        self.engine: Engine = worker.engine
         self.job = job
         self.row = row
-        self.lease = Lease(row.id, row.generation, row.lease_owner or "")
-        self.deadline = asked + self.engine.options.lease
-        self.signal = AbortSignal()
-        self.shutdown = worker.shutdown
-        self.closed = False
-        self.returned = False
+        self.lease: Lease = Lease(row.id, row.generation, row.lease_owner or "")
+        self.deadline: float = asked + self.engine.options.lease
+        self.signal: AbortSignal = AbortSignal()
+        self.shutdown: AbortSignal = worker.shutdown
+        self.closed: bool = False
+        self.returned: bool = False
         """The user's function has come to its end: what it left behind may do nothing more in its name."""
         self.task: asyncio.Task[None] | None = None
         self.slot_free = False
         self.abandoned = False
-        self.branches = Branches(row.id)
-        self.notes = Notes(self)
-        self.steps = Steps(self, steps)
+        self.branches: Branches = Branches(row.id)
+        self.notes: Notes = Notes(self)
+        self.steps: Steps = Steps(self, steps)
         self._ending_now = False
         self._interrupted = False
 

@@ -21,7 +21,7 @@ class History:
         self._lock = threading.Lock()
         self._rows: dict[StepKey, StepRow] = {}
         self._last = -1
-        self.next_position = STEP_PAGE
+        self.next_position: int = STEP_PAGE
         self._put(first_page)
 
     def _put(self, rows: list[StepRow]) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from ..basis.clock import Clock
 from ..basis.errors import StoreError
 from ..commit.committer import Committer
+from ..commit.forks import inside
 from ..commit.ticket import Ticket
 from ..model.options import Options
 from ..store.base import Lease, Renewal
@@ -164,20 +165,26 @@ class LeaseKeeper:
         store = self._committer.store
         holders = self.held
         try:
-            if self._own is None:
-                self._own = store.connect()
-            tx = store.begin(self._own)
-            try:
-                renewed = store.renew_leases(tx, [Renewal(holder.lease, self._duration) for holder in holders])
-                store.commit(tx)
-            except BaseException:
-                store.rollback(tx)
-                raise
+            with inside:
+                renewed = self._renew_beside([Renewal(holder.lease, self._duration) for holder in holders])
         except Exception as error:
             self._hub.report(store.translate(error), "lease-renewal")
             return
         for holder, kept in zip(holders, renewed, strict=True):
             self._renewed(holder, asked, kept)
+
+    def _renew_beside(self, renewals: list[Renewal]) -> list[bool]:
+        store = self._committer.store
+        if self._own is None:
+            self._own = store.connect()
+        tx = store.begin(self._own)
+        try:
+            renewed = store.renew_leases(tx, renewals)
+            store.commit(tx)
+        except BaseException:
+            store.rollback(tx)
+            raise
+        return renewed
 
 
 _parents: list[Any] = []

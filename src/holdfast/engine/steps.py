@@ -81,9 +81,9 @@ class Steps:
         self._execution = execution
         self._engine = execution.engine
         self._run = execution.row
-        self.completed = 0
-        self.last_position = -1
-        self.moved_on = self._run.crashes == 0
+        self.completed: int = 0
+        self.last_position: int = -1
+        self.moved_on: bool = self._run.crashes == 0
         self.fatal: Exception | None = None
         """Why the run must fail, whatever its code makes of it: its history is not reliable."""
         self.bodies: dict[StepKey, Any] = {}

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..basis.clock import Clock
+from ..commit.forks import inside
 from ..model.run import RunFilter
 from ..store.base import ClaimOrder, Store
 from .hub import Hub
@@ -47,7 +48,7 @@ class Watcher:
         """What the worker could claim now; None if it could take nothing."""
         self.found: Callable[[], None] = lambda: None
         """There is something to claim."""
-        self.checks = 0
+        self.checks: int = 0
 
     def start(self) -> None:
         """Watch from now on."""
@@ -84,15 +85,17 @@ class Watcher:
         pause, trouble = SHORTEST, 0.0
         while not self._stopping:
             try:
-                if connection is None:
-                    connection = self._store.connect(read_only=True)
-                    mark = None
-                seen = self._store.change_mark(connection)
+                with inside:
+                    if connection is None:
+                        connection = self._store.connect(read_only=True)
+                        mark = None
+                    seen = self._store.change_mark(connection)
                 self.checks += 1
                 if seen != mark or seen is None or self._again:
                     self._again = False
                     began = self._clock.steady()
-                    self.look(connection)
+                    with inside:
+                        self.look(connection)
                     # With very many waiters a look takes long: leave nine tenths of the time to others.
                     pause = max(SHORTEST, 9 * (self._clock.steady() - began))
                     mark = seen

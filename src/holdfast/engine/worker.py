@@ -34,8 +34,8 @@ class Worker:
     def __init__(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> None:
         self.engine = engine
         self.loop = loop
-        self.shutdown = AbortSignal()
-        self.running = False
+        self.shutdown: AbortSignal = AbortSignal()
+        self.running: bool = False
         self._stopping = False
         self._executing: dict[str, Execution] = {}
         self._slots = engine.options.concurrency

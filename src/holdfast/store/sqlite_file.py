@@ -45,12 +45,12 @@ class SqliteFile(Store):
         self, url: str, *, clock: Clock | None = None, lock_timeout: float = 10.0, schema: Schema | None = None
     ) -> None:
         self.name = url
-        self.clock = clock or SystemClock()
+        self.clock: Clock = clock or SystemClock()
         self.lock_timeout = lock_timeout
         """Seconds to wait for another process's write transaction before answering `StoreUnavailable`."""
-        self.schema = schema or Schema.load("sqlite")
+        self.schema: Schema = schema or Schema.load("sqlite")
         path = _path_of(url)
-        self.in_memory = path == ":memory:"
+        self.in_memory: bool = path == ":memory:"
         self._temporary = path is None
         self._path: str | None = path if path is None or self.in_memory else os.path.abspath(path)
         self._only: sqlite3.Connection | None = None

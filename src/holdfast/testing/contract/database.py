@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ...rules.lifecycle import TABLE, Cause
 from ...store.base import Ending, Recall, Sweep, WorkerRow
 from .bench import SECOND, StoreBench
@@ -49,7 +51,7 @@ class DatabaseContract(StoreBench):
     def test_what_was_committed_is_seen_by_another_connection(self) -> None:
         run_id = self.trigger()
         self.store.disconnect(self.connection)
-        self.connection = self.store.connect(read_only=True)
+        self.connection: Any = self.store.connect(read_only=True)
         assert self.runs() == [run_id]
 
     def test_rolling_back_without_a_transaction_does_no_harm(self) -> None:

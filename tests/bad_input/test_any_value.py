@@ -1,0 +1,103 @@
+"""Any JSON-like value, with any text in it: what comes out is what went in, or it was refused and nothing written."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from holdfast import Holdfast, HoldfastError, Job, Step
+from holdfast.basis.exact import difference
+from holdfast.basis.values import shape_of
+
+#: Every character that there is, also NUL and the halves of surrogate pairs.
+texts = st.text(st.characters(exclude_categories=()), max_size=20)
+scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), texts, st.binary(max_size=20), st.decimals())
+values = st.recursive(
+    scalars,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.lists(inner, max_size=4).map(tuple),
+        st.dictionaries(st.one_of(texts, st.integers(), st.booleans()), inner, max_size=4),
+    ),
+    max_leaves=10,
+)
+
+
+class Echo:
+    def __init__(self, folder: Path) -> None:
+        self.app = app = Holdfast(f"sqlite:///{folder / 'any.db'}", inline=True)
+        self.seen: list[Any] = []
+        self.counted: Counter[str] = Counter()
+        app.migrate().wait()
+        self.connection = sqlite3.connect(folder / "any.db")
+
+        def same(value: Any) -> Any:
+            return value
+
+        @app.job
+        async def echo(step: Step, value: Any) -> Any:
+            self.seen = [value, await step.run("same", same, value)]
+            return value
+
+        self.job: Job[[Any], Any] = echo
+
+    def rows(self) -> int:
+        return int(self.connection.execute("select count(*) from holdfast_runs").fetchone()[0])
+
+
+@pytest.fixture(scope="module")
+def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Echo]:
+    echo = Echo(tmp_path_factory.mktemp("any"))
+    with closing(echo.connection):
+        yield echo
+    echo.app.stop().wait()
+
+
+@settings(
+    max_examples=400, deadline=None, derandomize=True, database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)  # fmt: skip
+@given(value=values, labels=st.dictionaries(texts, texts, max_size=2), key=st.none() | texts)
+def test_what_goes_in_comes_out_or_is_refused(echo: Echo, value: Any, labels: Any, key: Any) -> None:
+    before = echo.rows()
+    labels = {name: text for name, text in labels.items() if name.isascii() and name.isalnum()} or labels
+    try:
+        run = echo.job.options(labels=labels, idempotency_key=key).trigger(value).wait()
+    except HoldfastError:
+        echo.counted["refused"] += 1
+        assert echo.rows() == before
+        return
+    assert run.labels == labels
+    assert run.idempotency_key == (key or None)
+    if run.disposition == "idempotent":
+        return
+    echo.counted["kept"] += 1
+    assert echo.app.process_until_idle().wait() == 1
+    ended = run.refresh().wait()
+    assert (ended.status, ended.error) == ("completed", None)
+    for after in (*echo.seen, ended.output):
+        opaque: list[Any] = []
+        assert difference(value, after, opaque) is None
+        assert opaque == []
+
+
+def test_both_were_tried_often_enough(echo: Echo) -> None:
+    assert echo.counted["kept"] > 50
+    assert echo.counted["refused"] > 50
+
+
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@given(value=values)
+def test_only_half_characters_are_refused(value: Any) -> None:
+    try:
+        shape_of().keep(value)
+    except HoldfastError as error:
+        assert "surrogate" in str(error)  # noqa: PT017
