@@ -1,4 +1,7 @@
-"""`Holdfast`: the one object that users hold. Everything that touches the database gives a `Reply`."""
+"""`Holdfast`: the one object that users hold. Everything that touches the database gives a `Reply`.
+
+Long because its verbs are documented where they are, and users look for them in one class.
+"""
 
 from __future__ import annotations
 

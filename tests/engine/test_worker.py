@@ -236,14 +236,16 @@ def test_what_a_claim_with_a_lost_answer_leased_is_given_anew_at_once(tmp_path: 
 
 def test_what_a_claim_leased_whose_answer_never_came_is_recalled_before_the_next_one(tmp_path: Path, log: Log) -> None:
     clock, store = HandClock(), Spoiled(url(tmp_path))
-    app, note = make(tmp_path, log, url=store, clock=clock, polling_interval="30d")
+    app, _note = make(tmp_path, log, url=store, clock=clock, polling_interval="30d")
     with app:
         store.lost_commits, store.dead_commits = 1, 1
-        pending = note.trigger(7).wait(LONG)
+        other, theirs = make(tmp_path, log, worker=False, clock=clock)  # so that the claim has a round of its own
+        pending = theirs.trigger(7).wait(LONG)
         until(lambda: clock.next_timer() == 0.1, "the pause after the error")
         assert pending.refresh().wait(LONG).status == "leased"
         clock.advance(0.1)
         run = pending.wait().wait(LONG)
+        other.stop().wait(LONG)
     assert (run.status, run.crashes, run.generation) == ("completed", 0, 3)
     assert log.seen == [7]
 

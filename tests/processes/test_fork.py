@@ -156,3 +156,33 @@ say("done")
     with child(tmp_path / "app.db", script) as one:
         assert one.hear() == "done"
         one.end()
+
+
+def test_s10_a_fork_waits_until_nobody_is_inside_the_database(tmp_path: Path) -> None:
+    script = (
+        APP
+        + """
+from holdfast.commit.forks import inside
+
+def hold():
+    with inside, inside:
+        entered.set()
+        say("inside")
+        heard()
+        say("still inside")
+
+entered = threading.Event()
+thread = threading.Thread(target=hold)
+with inside:  # who forks may be inside itself
+    thread.start()
+    assert entered.wait(20)
+    pid = in_child(lambda: app.migrate().wait(20))
+say("forked", ended(pid))
+thread.join()
+"""
+    )
+    with child(tmp_path / "app.db", script) as one:
+        assert one.hear() == "inside"
+        one.tell()
+        assert [one.hear(), one.hear()] == ["still inside", "forked True"]
+        one.end()
