@@ -65,7 +65,7 @@ def test_on_is_a_decorator_too(tmp_path: Path) -> None:
 
     with app:
         three.run().wait(LONG)
-    assert heard == ["3"]
+    assert heard == [3]
     assert callable(listener)
 
 

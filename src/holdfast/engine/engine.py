@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from ..basis.clock import Clock
 from ..basis.errors import ConflictError, NotFoundError, StoreClosed
 from ..basis.ids import Ids
+from ..basis.values import plain
 from ..commit.committer import Committer
 from ..commit.reader import Reader
 from ..commit.reply import LazyReply, Reply, _running_loop, answer, hand_on
@@ -239,7 +240,7 @@ class Engine:
         """In the committing thread, after the commit."""
         if made.disposition == "created":
             if self.hub.hears("run:trigger"):
-                self.hub.tell("run:trigger", made.run, input=made.run.input)
+                self.hub.tell("run:trigger", made.run, input=plain(made.run.input))
             if self.worker is not None:
                 self.worker.wake()
 
@@ -337,13 +338,18 @@ class Engine:
     def tell_ended(self, row: RunRow) -> None:
         """The event that belongs to how the run ended."""
         hub, status = self.hub, row.status
+        if not hub.hears(_TOLD.get(status, "run:fail")):
+            return
         duration = ((row.completed_at or 0) - (row.started_at or row.created_at)) / 1e6
         if status == RunStatus.COMPLETED:
-            hub.tell("run:complete", row, output=row.output, duration=duration)
+            hub.tell("run:complete", row, output=plain(row.output or "null"), duration=duration)
         elif status == RunStatus.CANCELLED:
             hub.tell("run:cancel", row)
         else:
             hub.tell("run:fail", row, error=row.error, error_type=row.error_type, duration=duration)
+
+
+_TOLD = {RunStatus.COMPLETED: "run:complete", RunStatus.CANCELLED: "run:cancel"}
 
 
 def _conflict(act: str, was: str | None, run_id: str) -> ConflictError:

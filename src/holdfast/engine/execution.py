@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..basis.clock import to_datetime
 from ..basis.errors import NotKept, StoreUnavailable
 from ..basis.text import clean, error_text
 from ..commit.reply import Reply
@@ -69,7 +70,12 @@ class Execution:
         current.set(self)
         hub = self.engine.hub
         if hub.hears("run:leased"):
-            hub.tell("run:leased", self.row, lease_owner=self.lease.owner, lease_expires_at=self.row.lease_expires_at)
+            hub.tell(
+                "run:leased",
+                self.row,
+                lease_owner=self.lease.owner,
+                lease_expires_at=to_datetime(self.row.lease_expires_at),
+            )
         try:
             outcome = await self._outcome()
         except GeneratorExit:  # the loop was closed under us: nothing can be awaited or scheduled any more

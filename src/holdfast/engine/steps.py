@@ -25,6 +25,7 @@ from ..basis.errors import (
 )
 from ..basis.failures import Failure, keep_failure, load_failure
 from ..basis.text import clean, error_text
+from ..basis.values import plain
 from ..commit.reply import Reply
 from ..commit.ticket import Ticket
 from ..model.step import StepKey, StepRow
@@ -209,7 +210,7 @@ class Steps:
                 self._run,
                 step_name=row.name,
                 step_index=row.position,
-                output=row.output,
+                output=plain(row.output or "null"),
                 duration=(row.completed_at - row.started_at) / 1e6,
             )
         elif result.error is not None and hub.hears("step:fail"):
