@@ -41,7 +41,7 @@ def measure(who: str, work: str, size: tuple[int, ...]) -> float:
     with tempfile.TemporaryDirectory() as folder:
         result = asyncio.run(getattr(WHO[who], work)(f"sqlite:///{folder}/bench.db", *size))
     if work == "latency":
-        return statistics.median(result) * 1000
+        return float(statistics.median(result)) * 1000
     amount = 1
     for factor in size:
         amount *= factor

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack, overload
+from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
 from .basis.clock import Clock, SystemClock
 from .basis.durations import Duration, seconds
@@ -114,10 +114,11 @@ class Holdfast:
         self._works = worker
         self._engine = Engine(store, clock, options, own_thread=worker == "thread", own_store=isinstance(url, str))
         self.jobs: Jobs = Jobs(self)
-        self.register(*(jobs.values() if isinstance(jobs, Mapping) else several(jobs, (Job,), "jobs")))
-        if isinstance(jobs, Mapping):
-            for key, job in jobs.items():
-                self._engine.registry.add(job._definition, key=key, replace=False)
+        named = cast("Mapping[str, Job[..., Any]]", jobs) if isinstance(jobs, Mapping) else {}
+        for job in named.values() if isinstance(jobs, Mapping) else several(jobs, (Job,), "jobs"):
+            self.register(job)
+        for key, job in named.items():
+            self._engine.registry.add(job._definition, key=key, replace=False)
 
     # -- defining ----------------------------------------------------------------------------------------------
 
@@ -162,8 +163,10 @@ class Holdfast:
     @overload
     def register(self, job: Job[P, R], /) -> Job[P, R]: ...
     @overload
-    def register(self, /, *jobs: Job[..., Any]) -> tuple[Job[..., Any], ...]: ...
-    def register(self, *jobs: Job[..., Any]) -> Any:
+    def register(
+        self, first: Job[..., Any], second: Job[..., Any], /, *more: Job[..., Any]
+    ) -> tuple[Job[..., Any], ...]: ...
+    def register(self, /, *jobs: Any) -> Any:
         """Add jobs that were defined without an app; gives their handles: one, or a tuple of several."""
         for job in jobs:
             if not isinstance(job, Job):

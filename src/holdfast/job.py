@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import (
@@ -208,14 +208,15 @@ class Job(Generic[P, R_co]):
     def get_runs(
         self,
         *,
-        status: RunStatus | str | list[RunStatus] | list[str] | None = None,
+        status: RunStatus | str | Iterable[RunStatus] | Iterable[str] | None = None,
         labels: Mapping[str, str] | None = None,
         limit: int | None = 100,
         offset: int = 0,
+        before: str | None = None,
     ) -> Reply[list[Run[R_co]]]:
-        """Runs of this job, newest first."""
+        """Runs of this job, newest first; see `Holdfast.get_runs`."""
         return self._need_app()._get_runs(
-            jobs=(self.name,), status=status, labels=labels, limit=limit, offset=offset, before=None
+            jobs=(self.name,), status=status, labels=labels, limit=limit, offset=offset, before=before
         )
 
     def _need_app(self) -> Holdfast:

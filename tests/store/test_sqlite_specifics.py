@@ -317,3 +317,11 @@ def test_errors_name_the_database(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/nowhere/app.db"
     with pytest.raises(HoldfastError, match=r"^sqlite:///"):
         SqliteStore(url).connect()
+
+
+def test_a_library_that_is_too_old_is_named_before_any_statement_fails(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
+    with pytest.raises(StoreError, match=r"SQLite 3\.38\.0 or newer is needed"):
+        SqliteStore(f"sqlite:///{tmp_path}/app.db").connect()

@@ -27,7 +27,7 @@ The docstring of a class is its default message. `status` is the HTTP status tha
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from .text import clean
 
@@ -206,7 +206,7 @@ def _short(value: object) -> str | None:
         return None
     try:
         # Not isinstance: it asks the value for its `__class__`, which may be a property that raises.
-        text = str.__str__(value) if issubclass(type(value), str) else repr(value)
+        text = str.__str__(cast("str", value)) if issubclass(type(value), str) else repr(value)
     except Exception:
         text = f"<{type(value).__name__}>"
     # Cut before it is cleaned: what was cleaned once must stay as it is when the error is made again.

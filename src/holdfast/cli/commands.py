@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -79,7 +80,7 @@ def run() -> int:
     """Run what the arguments ask for; the exit code. No error leaves as a traceback."""
     # Terminals that can't show a character get a `?`, not an exception.
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLine())

@@ -30,8 +30,8 @@ class Bar:
             if console().width >= 60:
                 columns.append(BarColumn(bar_width=min(40, console().width - 50)))
             columns.append(TextColumn("{task.fields[words]}", markup=False))
-            self._live = Progress(*columns, console=console(), transient=True)
-            self._task = self._live.add_task("", total=None, words="")
+            live = self._live = Progress(*columns, console=console(), transient=True)
+            self._task = live.add_task("", total=None, words="")
         self._last_name = ""
         self._last_words = ""
         self._last_current = 0.0

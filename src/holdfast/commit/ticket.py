@@ -63,7 +63,7 @@ class Ticket(Reply[T], Generic[T]):
         weight: int = 0,
     ) -> None:
         super().__init__(what or verb, convert)
-        self.verb = verb
+        self.verb: Verb = verb
         self.row: Any = row
         self.then: Callable[[Any], None] | None = then
         self.weight: int = weight

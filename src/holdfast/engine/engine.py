@@ -154,15 +154,14 @@ class Engine:
 
         def start(reply: Reply[None]) -> None:
             with self._door:
-                under_way = self._stop
-                if under_way is None or under_way.done():
-                    stop: Reply[None] = Reply("stop")
+                stop, begins = self._stop, False
+                if stop is None or stop.done():
+                    stop, begins = Reply("stop"), True
                     self._stop = stop
                     self.stopping = True
-            if under_way is not None and not under_way.done():
-                hand_on(under_way, reply)
-                return
             hand_on(stop, reply)
+            if not begins:
+                return
             if self.worker is not None:
                 self.call("stop", lambda worker: worker.stop(timeout)).when_done(lambda: go_on(stop))
             else:
@@ -228,7 +227,9 @@ class Engine:
         )
         if self.stopping and (execution is None or execution.engine is not self):
             # A run that still drains may trigger: being stopped gracefully must not make it fail.
-            answer([(ticket, None, StoreClosed("This app is stopping and takes no more triggers."))])
+            stopped = self._stop is not None and self._stop.done()
+            error = StoreClosed(None if stopped else "This app is stopping: it takes no more triggers.")
+            answer([(ticket, None, error)])
             return ticket
         # A run must not be refused for what the line holds: its own steps wait in it.
         # Inline, a sync job blocks the loop that would hand it over: it is served here and now.
@@ -349,7 +350,7 @@ class Engine:
             hub.tell("run:fail", row, error=row.error, error_type=row.error_type, duration=duration)
 
 
-_TOLD = {RunStatus.COMPLETED: "run:complete", RunStatus.CANCELLED: "run:cancel"}
+_TOLD: dict[str, str] = {RunStatus.COMPLETED: "run:complete", RunStatus.CANCELLED: "run:cancel"}
 
 
 def _conflict(act: str, was: str | None, run_id: str) -> ConflictError:

@@ -155,8 +155,18 @@ class Steps:
             return {**kwargs, "signal": self._execution.signal}
         return kwargs
 
+    def _still_counts(self, opened: _Opened) -> None:
+        """Unwind if what the body came to is of no use any more."""
+        try:
+            self._execution.check()
+        except Unwind:
+            hub = self._engine.hub
+            if self._execution.signal.reason == "cancelled" and hub.hears("step:cancel"):
+                hub.tell("step:cancel", self._run, step_name=opened.key.name, step_index=opened.position)
+            raise
+
     def _succeeded(self, opened: _Opened, value: Any) -> _Result:
-        self._execution.check()
+        self._still_counts(opened)
         what = f"step {str(opened.key)!r}"
         try:
             kept = opened.known.shape.keep(value, what)
@@ -167,7 +177,7 @@ class Steps:
         return _Result(self._checkpoint(opened, "completed", text, None), kept.value, None)
 
     def _failed(self, opened: _Opened, error: Exception) -> _Result:
-        self._execution.check()
+        self._still_counts(opened)
         failure, seen = keep_failure(error)
         if seen is not error:
             # By way of the base class: the user's own may have hooks on its attributes that raise.

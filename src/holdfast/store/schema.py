@@ -44,7 +44,7 @@ class Schema:
     @classmethod
     def load(cls, dialect: str) -> Schema:
         """The schema that came with this package."""
-        folder = resources.files(__package__).joinpath("migrations", dialect)
+        folder = resources.files(__package__ or __name__).joinpath("migrations", dialect)
         texts = {entry.name: entry.read_text("utf-8") for entry in folder.iterdir() if entry.name.endswith(".sql")}
         fresh = texts.pop(_FRESH)
         chain = [Migration(int(name[:4]), name.removesuffix(".sql"), texts[name]) for name in sorted(texts)]

@@ -22,6 +22,9 @@ from ..basis.errors import SchemaError, StoreError, StoreUnavailable, Validation
 from .base import Store, Tx
 from .schema import Schema, statements
 
+#: Strict tables came with 3.37, the JSON arrows with 3.38.
+OLDEST = (3, 38, 0)
+
 _IN_TROUBLE = {
     sqlite3.SQLITE_BUSY: "is locked by another process",
     sqlite3.SQLITE_LOCKED: "is locked",
@@ -80,6 +83,11 @@ class SqliteFile(Store):
         return self._open(read_only=read_only)
 
     def _open(self, *, read_only: bool) -> sqlite3.Connection:
+        if sqlite3.sqlite_version_info < OLDEST:
+            needed = ".".join(map(str, OLDEST))
+            raise StoreError(
+                f"{self.name}: SQLite {needed} or newer is needed, this Python has {sqlite3.sqlite_version}."
+            )
         path = self.path
         directory = os.path.dirname(path)
         if not self.in_memory and not os.path.isdir(directory):

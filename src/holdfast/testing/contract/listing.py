@@ -61,8 +61,13 @@ class ListingContract(StoreBench):
     def test_a_hostile_filter_finds_nothing_and_breaks_nothing(self) -> None:
         self.trigger(labels='{"k":"v"}')
         for text in HOSTILE:
-            for values in ({"ids": (text,)}, {"jobs": (text,)}, {"statuses": (text,)}, {"labels": ((text, text),)}):
-                assert self.store.find_runs(self.connection, RunFilter(**values)) == []
+            for wanted in (
+                RunFilter(ids=(text,)),
+                RunFilter(jobs=(text,)),
+                RunFilter(statuses=(text,)),
+                RunFilter(labels=((text, text),)),
+            ):
+                assert self.store.find_runs(self.connection, wanted) == []
         assert len(self.runs()) == 1
 
 
