@@ -33,10 +33,7 @@ ELSEWHERE = {
     "saved_steps": "asked after a refusal, when nothing was written",
     "find_steps": "a read",
     "find_logs": "a read",
-    "find_workers": "a read",
     "recall": "follows a claim that failed, while its process lives on",
-    "report_workers": "nothing of a run's life",
-    "dismiss_workers": "nothing of a run's life",
 }
 
 

@@ -187,7 +187,7 @@ def test_a_closed_connection_is_the_database_in_trouble(store: SqliteStore) -> N
     connection = store.connect()
     connection.close()
     with pytest.raises(sqlite3.ProgrammingError) as caught:
-        store.find_workers(connection)
+        store.find_runs(connection, RunFilter())
     assert "closed" in error_of(store, caught)
 
 

@@ -324,7 +324,7 @@ def _in_child() -> None:
 def _at_exit() -> None:
     """A script that triggers and ends without awaiting: what it has asked for is written first."""
     for committer in list(_all):
-        if committer.backlog:
+        if committer.backlog or committer._waiting_desks:
             with contextlib.suppress(Exception):
                 committer.close().wait(_EXIT_SECONDS)
 

@@ -18,8 +18,6 @@ Verb: TypeAlias = Literal[
     "recall",
     "cancel",
     "trigger",
-    "report_workers",
-    "dismiss_workers",
     "expire",
     "claim",
 ]
@@ -36,8 +34,6 @@ ORDER: tuple[Verb, ...] = (
     "recall",
     "cancel",
     "trigger",
-    "report_workers",
-    "dismiss_workers",
     "expire",
     "claim",
 )

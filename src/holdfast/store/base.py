@@ -146,19 +146,6 @@ class Recall(NamedTuple):
     keep: tuple[str, ...]
 
 
-class WorkerRow(NamedTuple):
-    """A worker that says it is alive."""
-
-    id: str
-    host: str
-    pid: int
-    started_at: int
-    seen_at: int
-    jobs: str
-    queues: str
-    version: str
-
-
 @dataclass(slots=True)
 class Tx:
     """An open write transaction. `now` is the database's time, read once the write lock was held."""
@@ -278,14 +265,6 @@ class Store(ABC):
     def claim(self, tx: Tx, orders: Sequence[ClaimOrder]) -> list[Claimed]:
         """Lease pending runs whose time has come: highest priority first, then oldest `run_at`, then id."""
 
-    @abstractmethod
-    def report_workers(self, tx: Tx, workers: Sequence[WorkerRow]) -> list[None]:
-        """Say that workers are alive."""
-
-    @abstractmethod
-    def dismiss_workers(self, tx: Tx, worker_ids: Sequence[str]) -> list[None]:
-        """Say that workers have stopped."""
-
     # -- reads -------------------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -299,10 +278,6 @@ class Store(ABC):
     @abstractmethod
     def find_logs(self, connection: Any, run_id: str, *, after: int = 0, limit: int | None = None) -> list[LogRow]:
         """Log lines with id > after, in order of writing."""
-
-    @abstractmethod
-    def find_workers(self, connection: Any) -> list[WorkerRow]:
-        """Workers that reported themselves, newest first."""
 
     @abstractmethod
     def has_claimable(self, connection: Any, order: ClaimOrder) -> bool:

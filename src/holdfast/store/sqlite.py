@@ -36,7 +36,6 @@ from .base import (
     Sweep,
     Triggered,
     Tx,
-    WorkerRow,
 )
 from .sqlite_file import SqliteFile
 
@@ -237,14 +236,6 @@ class SqliteStore(SqliteFile):
                 steps.setdefault(row[0], []).append(StepRow(*row))
         return Claimed(runs, steps, due and due[0])
 
-    def report_workers(self, tx: Tx, workers: Sequence[WorkerRow]) -> list[None]:
-        tx.connection.execute(_SQL["report_workers"], (_rows(workers),))
-        return [None] * len(workers)
-
-    def dismiss_workers(self, tx: Tx, worker_ids: Sequence[str]) -> list[None]:
-        tx.connection.execute(_SQL["dismiss_workers"], (_rows(worker_ids),))
-        return [None] * len(worker_ids)
-
     # -- reads -------------------------------------------------------------------------------------------------
 
     def find_runs(self, connection: sqlite3.Connection, filter: RunFilter) -> list[RunRow]:
@@ -287,9 +278,6 @@ class SqliteStore(SqliteFile):
     ) -> list[LogRow]:
         many = -1 if limit is None else limit
         return [LogRow(*row) for row in connection.execute(_SQL["find_logs"], (run_id, after, many)).fetchall()]
-
-    def find_workers(self, connection: sqlite3.Connection) -> list[WorkerRow]:
-        return [WorkerRow(*row) for row in connection.execute(_SQL["find_workers"]).fetchall()]
 
     def has_claimable(self, connection: sqlite3.Connection, order: ClaimOrder) -> bool:
         wanted = (_wanted(order), self.clock.now())

@@ -187,7 +187,6 @@ class StoreBench:
             runs,
             [self.store.find_steps(self.connection, run.id) for run in runs],
             [self.store.find_logs(self.connection, run.id) for run in runs],
-            self.store.find_workers(self.connection),
         ]
 
     # -- situations --------------------------------------------------------------------------------------------

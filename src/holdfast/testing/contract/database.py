@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...rules.lifecycle import TABLE, Cause
-from ...store.base import Ending, Recall, Sweep, WorkerRow
+from ...store.base import Ending, Recall, Sweep
 from .bench import SECOND, StoreBench
 
 
@@ -75,7 +75,6 @@ class DatabaseContract(StoreBench):
         self.store.cancel(tx, [lease.run_id])
         self.store.recall(tx, [Recall("lost", ())])
         self.store.expire(tx, [Sweep(5)])
-        self.store.report_workers(tx, [WorkerRow("w", "host", 1, 1, 1, "[]", "[]", "1")])
         self.store.rollback(tx)
         assert self.everything() == before
         assert self.runs(labels=(("a", "b"),)) == []
@@ -103,10 +102,7 @@ class DatabaseContract(StoreBench):
     def test_every_verb_takes_an_empty_list(self) -> None:
         self.lease()
         before = self.everything()
-        verbs = (
-            "renew_leases save_logs save_progress save_steps finish cancel trigger expire recall claim "
-            "report_workers dismiss_workers"
-        )
+        verbs = "renew_leases save_logs save_progress save_steps finish cancel trigger expire recall claim"
         for verb in verbs.split():
             assert self.do(verb, []) == [], verb
         assert self.store.lost_leases(self.connection, []) == {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...model.run import RunStatus
 from ...rules.lifecycle import Cause
-from ...store.base import Recall, Sweep, WorkerRow
+from ...store.base import Recall, Sweep
 from .bench import LEASE, SECOND, StoreBench
 
 
@@ -173,24 +173,6 @@ class LeaseContract(StoreBench):
         for _ in range(3):
             self.lease(owner="me")
         assert self.do("recall", [Recall("me", ()), Recall("me", ()), Recall("nobody", ())]) == [3, 0, 0]
-
-    # -- workers -----------------------------------------------------------------------------------------------
-
-    def test_workers_report_themselves_and_are_dismissed(self) -> None:
-        a = WorkerRow("a", "host 'a'", 1, 10, 10, '["job"]', '["default"]', "1.0")
-        b = WorkerRow("b", "höst", 2, 20, 20, "[]", "[]", "1.0")
-        self.do("report_workers", [a, b])
-        assert self.store.find_workers(self.connection) == [b, a]
-        seen = a._replace(seen_at=30, jobs='["job","more"]')
-        self.do("report_workers", [seen])
-        assert self.store.find_workers(self.connection) == [seen, b]
-        self.do("dismiss_workers", ["b", "unknown", "b"])
-        assert self.store.find_workers(self.connection) == [seen]
-
-    def test_a_worker_reported_twice_in_one_call_is_there_once(self) -> None:
-        row = WorkerRow("a", "host", 1, 10, 10, "[]", "[]", "1.0")
-        self.do("report_workers", [row, row._replace(seen_at=11)])
-        assert self.store.find_workers(self.connection) == [row._replace(seen_at=11)]
 
     def test_only_leased_runs_expire_or_are_recalled(self) -> None:
         for status in RunStatus.all() - {RunStatus.LEASED, RunStatus.PENDING}:

@@ -150,16 +150,3 @@ cross join holdfast_runs as r
   on r.id = e.value ->> 0 and r.generation = e.value ->> 1 and r.lease_owner = e.value ->> 2
 where true
 on conflict (run_id) do update set progress = excluded.progress, updated_at = excluded.updated_at;
-
--- name: report_workers
-insert into holdfast_workers (id, host, pid, started_at, seen_at, jobs, queues, version)
-select value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7
-from json_each(?1)
-where true
-on conflict (id) do update set seen_at = excluded.seen_at, jobs = excluded.jobs, queues = excluded.queues;
-
--- name: dismiss_workers
-delete from holdfast_workers where id in (select value from json_each(?1));
-
--- name: find_workers
-select id, host, pid, started_at, seen_at, jobs, queues, version from holdfast_workers order by seen_at desc, id;
