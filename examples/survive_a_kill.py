@@ -11,7 +11,7 @@ from pathlib import Path
 from holdfast import Holdfast, SyncStep
 
 app = Holdfast("sqlite:///orders.db", worker="work" in sys.argv, lease=1, polling_interval=0.1)
-LEDGER = Path("ledger.txt")
+LEDGER, KILLED = Path("ledger.txt"), Path("killed")
 
 
 def charge(order: str) -> str:
@@ -21,8 +21,8 @@ def charge(order: str) -> str:
 
 
 def pack(order: str) -> str:
-    if not Path("killed").exists():
-        Path("killed").touch()
+    if not KILLED.exists():
+        KILLED.touch()
         os.kill(os.getpid(), 9)  # as the kernel does it when memory runs out: nobody is told
     return f"parcel of {order}"
 
@@ -41,6 +41,8 @@ if "work" in sys.argv:
     with app:
         sys.stdin.read()  # until the parent closes it
 else:
+    for left_over in (LEDGER, KILLED):  # of the last time
+        left_over.unlink(missing_ok=True)
     with app:
         run = ship.trigger("order-7").wait()
         with worker() as first:

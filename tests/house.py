@@ -48,8 +48,9 @@ class House:
         """What the others do when a lease has run out: the run is pending again, its holder not yet told."""
         self.sql(
             "update holdfast_runs set status = 'pending', generation = generation + 1, crashes = crashes + 1, "
-            "lease_owner = null, lease_expires_at = null, run_at = run_at + ?1, due = not ?1 where status = 'leased'",
+            "lease_owner = null, lease_expires_at = null, run_at = run_at + ?, due = ? where status = 'leased'",
             for_seconds * 1_000_000,
+            for_seconds == 0,
         )
 
     def steps(self, columns: str = "name, occurrence, status") -> list[Any]:

@@ -45,6 +45,7 @@ PRINTS = {
         "passed: test_a_message_is_delivered_once",
         "passed: test_a_wrong_address_fails_the_run",
         "passed: test_the_function_of_a_step_is_a_plain_function",
+        "passed: test_no_crash_makes_it_deliver_twice",
     ],
     "web_and_worker": [
         "triggered here, not executed here: pending",
@@ -68,11 +69,12 @@ def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
 def test_an_example_does_what_it_says(path: Path, tmp_path: Path) -> None:
-    done = _run(tmp_path, str(path))
-    assert (done.returncode, done.stderr) == (0, "")
-    lines = done.stdout.splitlines()
-    for expected in PRINTS[path.stem]:
-        assert any(line.startswith(expected) for line in lines), (expected, done.stdout)
+    for _ in range(2):  # whoever tries it again has the files of the first time
+        done = _run(tmp_path, str(path))
+        assert (done.returncode, done.stderr) == (0, "")
+        lines = done.stdout.splitlines()
+        for expected in PRINTS[path.stem]:
+            assert any(line.startswith(expected) for line in lines), (expected, done.stdout)
 
 
 def test_no_example_is_forgotten() -> None:
@@ -91,4 +93,4 @@ def test_an_example_is_short_and_says_what_it_shows(name: str) -> None:
 def test_the_example_of_tests_passes_under_pytest(tmp_path: Path) -> None:
     done = _run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(EXAMPLES / "testing_a_job.py"))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "3 passed" in done.stdout
+    assert "4 passed" in done.stdout

@@ -89,7 +89,10 @@ def test_the_url_may_come_from_the_environment(cli: Cli, shop: Shop) -> None:
         (["runs", "show", "NONE", "-u", "{url}"], 4, "Run not found: NONE"),
         (["runs", "watch", "NONE", "-u", "{url}"], 4, "Run not found: NONE"),
         (["runs", "cancel", "NONE", "-u", "{url}"], 4, "Run not found: NONE"),
+        (["runs", "show", "01M7XTWB", "-u", "{url}"], 4, "Give the whole id: it has 26 characters"),
+        (["runs", "cancel", "01M7XTWB", "-u", "{url}"], 4, "Give the whole id: it has 26 characters"),
         (["runs", "retrigger", "NONE", "-u", "{url}"], 2, "--app yourmodule:app"),
+        (["runs", "list", "-u", "sqlite:/runs.db"], 2, "write sqlite:///runs.db"),
         (["runs", "dance"], 2, "dance"),
         (["migrate"], 2, "HOLDFAST_URL"),
         (["migrate", "sqlite:///no/such/folder/x.db"], 5, "no/such/folder"),
@@ -244,8 +247,8 @@ def test_watch_follows_a_run_that_another_process_executes(shop: Shop, spawn: Sp
             assert line, seen
             seen += line
         gate.set()
-        rest, errors = watching.communicate(timeout=LONG)
-    assert watching.returncode == 0, errors
+        rest = watching.stdout.read()  # not communicate(): that overlooks what came together with the line above
+        assert watching.wait(LONG) == 0
     assert "first line" in seen + rest
     assert "completed" in rest
     assert "output" in rest
@@ -299,6 +302,7 @@ def test_migrate_makes_the_tables_once(cli: Cli, tmp_path: Path) -> None:
     assert first["applied"]
     assert parsed(cli("migrate", "sqlite:///new.db", "--json"))["applied"] == []
     assert "nothing to do" in cli("migrate", HOLDFAST_URL="sqlite:///new.db").stdout
+    assert "nothing to do" in cli("migrate", "--url", "sqlite:///new.db").stdout
     assert cli("runs", "list", "-u", "sqlite:///new.db").returncode == 0
 
 

@@ -132,7 +132,7 @@ def test_the_end_of_its_parent_stops_a_worker_with_stdin(
         ("nowhere:app", 4, "There is no module 'nowhere'"),
         ("nowhere.deep:app", 4, "There is no module 'nowhere'"),
         ("shop_jobs:ap", 4, "Did you mean shop_jobs:app?"),
-        ("shop_jobs:number", 2, "of type int"),
+        ("shop_jobs:number", 2, "of type int. Did you mean shop_jobs:app?"),
         ("shop_jobs:empty", 2, "has no jobs"),
         ("shop_jobs.py", 2, "shop_jobs:app"),
         ("./shop_jobs.py:app", 2, "shop_jobs:app"),
@@ -152,6 +152,13 @@ def test_an_import_that_fails_inside_the_module_names_what_is_missing(cli: Cli, 
     done = cli("worker", "shop_jobs:app")
     assert done.returncode == 2
     assert "No module named 'not_installed_here'" in done.stderr
+
+
+def test_a_module_that_python_cannot_read_is_named_with_its_line(cli: Cli, shop_module: Path) -> None:
+    shop_module.write_text("\nnumber = (", encoding="utf-8")
+    done = cli("worker", "shop_jobs:app")
+    assert done.returncode == 2
+    assert "shop_jobs.py:2)" in done.stderr
 
 
 def test_a_wrong_stop_timeout_is_refused(cli: Cli, shop_module: Path) -> None:

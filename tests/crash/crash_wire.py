@@ -21,6 +21,7 @@ from typing import Any
 from crash_world import World
 
 from holdfast.store import sqlite as store
+from holdfast.store.sqlite_file import NumberedConnection
 
 _ = store._SQL["claim"]  # the first one that is asked for reads them all
 _NAMES = {text: name for name, text in store._SQL.items()}
@@ -110,11 +111,11 @@ class Wire:
         """From now on every connection that is opened in this process goes through here."""
         wire, connect = self, sqlite3.connect
 
-        class Counted(sqlite3.Connection):
+        class Counted(NumberedConnection):
             def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:  # type: ignore[override]
-                return wire.passing(self, sql, lambda text: sqlite3.Connection.execute(self, text, *values))
+                return wire.passing(self, sql, lambda text: NumberedConnection.execute(self, text, *values))
 
-        sqlite3.connect = lambda *args, **more: connect(*args, factory=Counted, **more)  # type: ignore[assignment]
+        sqlite3.connect = lambda *args, **more: connect(*args, **{**more, "factory": Counted})  # type: ignore[assignment]
 
     def reach(self, phase: str) -> None:
         """The program has come to this operation."""

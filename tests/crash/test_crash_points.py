@@ -29,6 +29,7 @@ STALE = {
 ELSEWHERE = {
     "has_claimable": "a question of the watcher, which asks as often as it likes",
     "lost_leases": "a question of the watcher, and of an execution that was refused",
+    "ended": "a question of the watcher",
     "states": "of finish: asked after a refusal, when nothing was written",
     "saved_steps": "asked after a refusal, when nothing was written",
     "find_steps": "a read",

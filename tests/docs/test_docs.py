@@ -105,7 +105,8 @@ def tool(name: str) -> ModuleType:
 def run(command: list[str], folder: Path) -> tuple[int, str]:
     """Exit code and output. The folder is all that the program sees of this checkout."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONIOENCODING": "utf-8", "NO_COLOR": "1"}
-    environment |= {"COLUMNS": "100", "TERM": "dumb"}
+    # As in a terminal, where what a program has printed is seen even if it is killed.
+    environment |= {"COLUMNS": "100", "TERM": "dumb", "PYTHONUNBUFFERED": "1"}
     done = subprocess.run(
         command,
         cwd=folder,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -334,6 +335,34 @@ def test_s9_a_jump_of_the_wall_clock_suspends_judging_for_one_lease(house: House
     assert house.column(run_id, "lease_owner") == "dead"
     house.clock.advance(1)
     assert house.app.process_one().wait(LONG) is True
+
+
+def test_s2_the_lease_of_a_run_whose_event_loop_was_closed_under_it_is_renewed_no_more(house: House) -> None:
+    async def begin() -> str:
+        await house.app.init()
+        run = await house.hold.trigger()
+        await asyncio.to_thread(house.began.wait, LONG)
+        return str(run.id)
+
+    loop = asyncio.new_event_loop()
+    run_id = loop.run_until_complete(begin())
+    loop.close()
+    house.clock.advance(LEASE / 3)
+    until(lambda: house.reasons == ["lease-lost"], "the end of the function")
+    assert house.calls == []
+    assert house.expires_in(run_id) <= LEASE * 2 / 3
+
+
+@pytest.mark.parametrize("jump", [3600.0, -3600.0])
+def test_s9_a_jump_of_the_wall_clock_costs_no_living_worker_its_lease(house: House, jump: float) -> None:
+    house.app.init().wait(LONG)
+    run_id = house.begin(house.hold)
+    house.clock.jump(jump)
+    house.pass_time(2 * LEASE)
+    assert (house.column(run_id, "generation"), house.column(run_id, "crashes")) == (1, 0)
+    house.go.set()
+    assert house.app.wait_for_run(run_id).wait(LONG).status == "completed"
+    assert house.reasons == [None]
 
 
 @pytest.mark.parametrize(("jump", "judges"), [(9.0, True), (-9.0, True), (11.0, False), (-11.0, False)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 from around import LONG, Spoiled, rows, until, url
 
 from holdfast import Holdfast, Step
+from holdfast.store.base import Claimed, ClaimOrder, Tx
+from holdfast.store.sqlite import SqliteStore
 from holdfast.testing.clock import HandClock
 
 
@@ -74,6 +77,20 @@ def test_a_freed_slot_is_filled_at_once_not_at_the_next_poll(tmp_path: Path, log
     with app:
         runs = [note.trigger(n) for n in range(20)]
         assert [run.wait(LONG).result().wait(LONG) for run in runs] == list(range(20))
+
+
+def test_what_a_dead_process_left_is_all_taken_over_at_one_look_however_much(tmp_path: Path, log: Log) -> None:
+    app, note = make(tmp_path, log, clock=HandClock())  # time stands still: there is no second look
+    app.migrate().wait(LONG)
+    for reply in [note.trigger(n) for n in range(250)]:
+        reply.wait(LONG)
+    rows(
+        tmp_path / "app.db",
+        "update holdfast_runs set status = 'leased', lease_owner = 'dead', lease_expires_at = 0, generation = 1",
+    )
+    with app:
+        until(lambda: len(log.seen) == 250)
+    assert sorted(log.seen) == list(range(250))
 
 
 def test_runs_are_taken_by_priority_then_age(tmp_path: Path, log: Log) -> None:
@@ -232,6 +249,43 @@ def test_what_a_claim_with_a_lost_answer_leased_is_given_anew_at_once(tmp_path: 
         run = note.trigger(7).wait(LONG).wait().wait(LONG)
     assert (run.status, run.crashes, run.generation) == ("completed", 0, 3)
     assert log.seen == [7]
+
+
+class Slow(SqliteStore):
+    """Holds up claims while it is told to."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.asked, self.go = threading.Event(), threading.Event()
+        self.go.set()
+
+    def claim(self, tx: Tx, orders: Sequence[ClaimOrder]) -> list[Claimed]:
+        self.asked.set()
+        assert self.go.wait(LONG)
+        return super().claim(tx, orders)
+
+
+def test_a_claim_that_is_cancelled_with_all_tasks_of_its_loop_hands_back_and_is_not_the_last(
+    tmp_path: Path, log: Log
+) -> None:
+    store = Slow(url(tmp_path))
+    app, note = make(tmp_path, log, url=store, polling_interval=0.05)
+
+    async def main() -> None:
+        async with app:
+            store.go.clear()
+            run = note.trigger(1)
+            store.asked.clear()
+            await asyncio.to_thread(store.asked.wait, LONG)
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+            store.go.set()
+            async with asyncio.timeout(LONG):
+                ended = await (await run).wait()
+            assert (ended.status, ended.crashes) == ("completed", 0)
+
+    asyncio.run(main())
+    assert log.seen == [1]
 
 
 def test_what_a_claim_leased_whose_answer_never_came_is_recalled_before_the_next_one(tmp_path: Path, log: Log) -> None:

@@ -25,6 +25,9 @@ from holdfast import (
     WouldDeadlock,
 )
 from holdfast.basis.errors import StoreClosed
+from holdfast.commit.reply import Reply
+from holdfast.model.run import RunFilter, RunRow
+from holdfast.store.sqlite import SqliteStore
 
 LONG = 20.0
 
@@ -345,3 +348,40 @@ def test_s8_two_branches_of_one_run_may_wait_while_there_is_a_slot(tmp_path: Pat
     with app:
         assert parent.run().wait(LONG) == 10
         assert app._engine.waiting_inside == {}
+
+
+class Reads(SqliteStore):
+    """Writes down which runs were read."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.read: list[str] = []
+
+    def find_runs(self, connection: Any, filter: RunFilter) -> list[RunRow]:
+        found = super().find_runs(connection, filter)
+        self.read += [row.id for row in found]
+        return found
+
+
+def test_of_the_runs_that_are_awaited_none_is_read_before_it_has_ended(tmp_path: Path) -> None:
+    store = Reads(f"sqlite:///{tmp_path / 'app.db'}")
+    app, other = Holdfast(store, worker=False), Holdfast(store.name, worker=False)
+
+    @app.job
+    def never() -> None: ...
+
+    app.init().wait(LONG)
+    runs = [never.trigger().wait(LONG) for _ in range(3)]
+    ends: list[Reply[Any]] = [Reply("end") for _ in runs]
+    for run, end in zip(runs, ends, strict=True):
+        app._engine.hub.expect(run.id, end)
+    connection = store.connect(read_only=True)
+    app._engine.watcher.look(connection)
+    assert store.read == []
+    other.cancel(runs[1].id).wait(LONG)
+    app._engine.watcher.look(connection)
+    assert ends[1].wait(LONG).status == "cancelled"
+    assert set(store.read) == {runs[1].id}
+    store.disconnect(connection)
+    app.stop().wait(LONG)
+    other.stop().wait(LONG)

@@ -221,7 +221,12 @@ def test_s2_a_frozen_process_finds_its_run_taken_and_changes_nothing(tmp_path: P
     """
     with child(tmp_path / "app.db", script) as frozen:
         assert frozen.hear() == "in first"
+        # While we hold the write lock the child does not: frozen with it, it would stop everybody.
+        connection = sqlite3.connect(tmp_path / "app.db", isolation_level=None, timeout=LONG)
+        connection.execute("begin immediate")
         os.kill(frozen._process.pid, signal.SIGSTOP)
+        os.waitpid(frozen._process.pid, os.WUNTRACED)
+        connection.close()
         app = Holdfast(f"sqlite:///{tmp_path / 'app.db'}", polling_interval=0.1, lease=1.0)
 
         @app.job

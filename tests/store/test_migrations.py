@@ -203,9 +203,19 @@ def test_older_tables_are_refused_until_they_are_migrated(tmp_path: Path) -> Non
 def test_missing_tables_are_refused_with_advice(tmp_path: Path) -> None:
     store = SqliteStore(url_of(tmp_path / "a.db"))
     connection = store.connect()
-    with pytest.raises(SchemaError, match=r"no Holdfast tables.*holdfast migrate"):
+    with pytest.raises(SchemaError, match=r"no Holdfast tables.*app\.init\(\).*`holdfast migrate sqlite:///.*a\.db`"):
         store.check_schema(connection)
     store.disconnect(connection)
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
+def test_nobody_is_told_to_migrate_from_outside_what_is_private_to_this_process(url: str) -> None:
+    store = SqliteStore(url)
+    connection = store.connect()
+    with pytest.raises(SchemaError, match=r"no Holdfast tables.*app\.init\(\) first\.$"):
+        store.check_schema(connection)
+    store.disconnect(connection)
+    store.close()
 
 
 def test_newer_tables_are_refused_and_nothing_is_written(tmp_path: Path) -> None:

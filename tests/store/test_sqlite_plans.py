@@ -42,6 +42,7 @@ HOT: dict[str, tuple[Any, ...]] = {
     "recall": ("me", json.dumps(["r1"]), NOW),
     "renew_leases": (json.dumps([["r1", 1, "me", LEASE]]), NOW),
     "lost_leases": (json.dumps([["r1", 1, "me"]]),),
+    "ended": (json.dumps(["r1"]),),
     "move_on": (json.dumps(["r1"]),),
     "save_progress": (json.dumps([["r1", 1, "me", "{}"]]), NOW),
     "save_steps": (json.dumps([_SAVE]),),

@@ -14,6 +14,7 @@ from holdfast.basis.errors import HoldfastError, StoreError, StoreUnavailable, V
 from holdfast.model.run import NewRun, RunFilter
 from holdfast.store.base import Tx
 from holdfast.store.sqlite import SqliteStore
+from holdfast.store.sqlite_file import NumberedConnection
 from holdfast.testing.clock import HandClock
 
 
@@ -40,6 +41,13 @@ def test_every_connection_uses_the_wal_and_syncs_every_commit(store: SqliteStore
         with closing(store.connect(read_only=read_only)) as connection:
             assert connection.execute("pragma journal_mode").fetchone() == ("wal",)
             assert connection.execute("pragma synchronous").fetchone() == (2,), "FULL"
+
+
+def test_numbered_parameters_mean_the_same_where_python_takes_them_for_names() -> None:
+    with closing(sqlite3.connect(":memory:", factory=NumberedConnection)) as connection:
+        assert connection.execute("select ?2, ?1, ?2", (1, "two")).fetchone() == ("two", 1, "two")
+        assert connection.execute("select ?", (3,)).fetchone() == (3,)
+        assert connection.execute("select 4").fetchone() == (4,)
 
 
 def test_a_reading_connection_can_not_write(store: SqliteStore) -> None:

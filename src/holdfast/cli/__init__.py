@@ -11,7 +11,8 @@ def main() -> int:
     missing = [name for name in ("typer", "rich") if importlib.util.find_spec(name) is None]
     if missing:
         sys.stderr.write(
-            f'holdfast: the command line needs {" and ".join(missing)}. Get it with: pip install "holdfast[cli]"\n'
+            f"holdfast: the command line needs {' and '.join(missing)}. "
+            'Get it with: pip install "holdfast[cli]" (in a checkout: pip install ".[cli]")\n'
         )
         return 2
     from .commands import run

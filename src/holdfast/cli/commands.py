@@ -14,7 +14,7 @@ import typer
 from . import exits
 from .demo import demo
 from .load import app_for
-from .runs import AsJson, runs
+from .runs import AsJson, Url, runs
 from .terminal import plain_line, print_json, say
 from .worker import worker
 
@@ -33,13 +33,14 @@ cli.add_typer(runs, name="runs")
 
 @cli.command(epilog=exits.EPILOG)
 def migrate(
-    url: Annotated[
-        str | None, typer.Argument(envvar="HOLDFAST_URL", help="The database: sqlite:///path/to/file.db")
+    place: Annotated[
+        str | None, typer.Argument(metavar="URL", help="The database: sqlite:///path/to/file.db", show_default=False)
     ] = None,
+    url: Url = None,
     as_json: AsJson = False,
 ) -> None:
     """Make the tables of a database, or bring them up to this version. Safe to repeat, and beside running workers."""
-    app = app_for(url, new=True)
+    app = app_for(place or url, new=True)
     shown = exits.masked(app._engine.store.name)
     try:
         applied = app.migrate().wait()

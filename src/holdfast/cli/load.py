@@ -22,15 +22,15 @@ def app_at(place: str) -> Holdfast:
         raise ValidationError(f"{place!r} is a file; name the module: {guess}:{attribute or 'app'}")
     if not all(part.isidentifier() for part in module_name.split(".")):
         raise ValidationError(f"{place!r} names no app. Write module:app, e.g. shop.jobs:app")
-    found: Any = _import(module_name)
+    module = found = _import(module_name)
+    others = [name for name, value in vars(module).items() if isinstance(value, Holdfast)]
+    hint = f" Did you mean {module_name}:{others[0]}?" if others else ""
     for part in (attribute or "app").split("."):
         if not hasattr(found, part):
-            others = [name for name, value in vars(found).items() if isinstance(value, Holdfast)]
-            hint = f" Did you mean {module_name}:{others[0]}?" if others else ""
             raise NotFoundError(f"The module {module_name!r} has no {attribute or 'app'!r}.{hint}")
         found = getattr(found, part)
     if not isinstance(found, Holdfast):
-        raise ValidationError(f"{place!r} is no Holdfast app but of type {type(found).__name__}.")
+        raise ValidationError(f"{place!r} is no Holdfast app but of type {type(found).__name__}.{hint}")
     return found
 
 
@@ -51,9 +51,9 @@ def _import(name: str) -> Any:
 
 def _unimportable(name: str, error: BaseException) -> ValidationError:
     last = traceback.extract_tb(error.__traceback__)[-1]
-    return ValidationError(
-        f"The module {name!r} can't be imported: {error_text(error)} ({last.filename}:{last.lineno})"
-    )
+    # What Python can't read has not run: the last frame is Python's own.
+    where = f"{error.filename}:{error.lineno}" if isinstance(error, SyntaxError) else f"{last.filename}:{last.lineno}"
+    return ValidationError(f"The module {name!r} can't be imported: {error_text(error)} ({where})")
 
 
 def app_for(url: str | None, *, new: bool = False) -> Holdfast:
@@ -61,12 +61,14 @@ def app_for(url: str | None, *, new: bool = False) -> Holdfast:
     if not url:
         raise ValidationError("Which database? Give its URL (--url sqlite:///path/to/file.db), or set HOLDFAST_URL.")
     if "://" not in url:
-        raise ValidationError(f"{url!r} is no URL. For a file write sqlite:///{url}")
+        path = url.removeprefix("sqlite:").removeprefix("/") if url.startswith("sqlite:") else url
+        raise ValidationError(f"{url!r} is no URL. For a file write sqlite:///{path}")
     if url.rstrip("/") == "sqlite:" or url.endswith(":memory:"):
         raise ValidationError(f"{url} is private to the process that uses it. Name a file: sqlite:///path/to/file.db")
     app = Holdfast(url, worker=False)
     path = urllib.parse.unquote(url.partition("://")[2][1:])
     if not new and url.startswith("sqlite:") and not os.path.exists(path):
         # SQLite would make an empty one, and a typing error would look like a database without runs.
-        raise StoreUnavailable(f"{url}: there is no file {path}. (`holdfast migrate` makes a new database.)")
+        path = os.path.abspath(path)  # who is in another directory than they think sees it here
+        raise StoreUnavailable(f"{url}: there is no file {path}. (`holdfast migrate {url}` makes a new database.)")
     return app

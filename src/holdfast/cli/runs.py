@@ -45,6 +45,21 @@ _LOGS_SHOWN = 10
 _STEPS_SHOWN = 50
 
 
+#: Every id is this long. Shorter ones are what is left of one that was cut.
+_ID_LENGTH = 26
+
+
+@contextmanager
+def whole(run_id: str) -> Iterator[None]:
+    """Tells those who gave only the beginning of an id that it takes all of it."""
+    try:
+        yield
+    except NotFoundError as error:
+        if len(run_id) < _ID_LENGTH and run_id in error.message:
+            raise NotFoundError(f"{error.message} (Give the whole id: it has {_ID_LENGTH} characters.)") from error
+        raise
+
+
 @contextmanager
 def opened(url: str | None) -> Iterator[Holdfast]:
     """The app of this database, closed afterwards."""
@@ -160,7 +175,7 @@ def _follow(app: Holdfast, run: Run[Any], *, quiet: bool) -> Run[Any]:
 @runs.command(epilog=exits.EPILOG)
 def cancel(run_id: RunId, url: Url = None, as_json: AsJson = False) -> None:
     """Cancel a run. A step that is under way may finish; no new one begins."""
-    with opened(url) as app:
+    with opened(url) as app, whole(run_id):
         run = app.cancel(run_id).wait()
     if as_json:
         print_json({"run": run_document(run)})
@@ -192,7 +207,8 @@ def retrigger(
             f"{place} uses {app._engine.store.name}, not {url}. Leave --url out, or set the app's own database."
         )
     try:
-        run = app.retrigger(run_id).wait()
+        with whole(run_id):
+            run = app.retrigger(run_id).wait()
     finally:
         app.stop().wait()
     if as_json:
@@ -202,9 +218,10 @@ def retrigger(
 
 
 def _need(app: Holdfast, run_id: str) -> Run[Any]:
-    run = app.get_run(run_id).wait()
-    if run is None:
-        raise NotFoundError(f"Run not found: {run_id}")
+    with whole(run_id):
+        run = app.get_run(run_id).wait()
+        if run is None:
+            raise NotFoundError(f"Run not found: {run_id}")
     return run
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..basis.clock import to_datetime
 from ..basis.errors import NotKept, StoreUnavailable
 from ..basis.text import clean, error_text
+from ..basis.values import COMPARED_BYTES
 from ..commit.reply import Reply
 from ..commit.ticket import Ticket
 from ..model.run import RunRow, RunStatus
@@ -107,7 +108,7 @@ class Execution:
                 return None
             if self.steps.fatal is not None:
                 return outcome_of(self.steps.fatal)
-            kept = self.job.signature.output.keep(value, "Invalid output")
+            kept = self.job.signature.output.keep(value, "Invalid output", compare_bytes=self.compare_bytes)
             return Outcome(Cause.COMPLETE, self.within_limit(kept.text, "Invalid output"))
         except BaseException as error:
             if self._ends_us(error):
@@ -199,6 +200,11 @@ class Execution:
             current_step_index=self.steps.last_position + 1,
         )
 
+    @property
+    def compare_bytes(self) -> int | None:
+        """Up to which length of text a value is compared with what comes back; None: always."""
+        return None if self.engine.options.strict else COMPARED_BYTES
+
     def within_limit(self, text: str, what: str) -> str:
         """The text of a value, if it may be so long; otherwise `NotKept`."""
         limit = self.engine.options.max_output_bytes
@@ -227,11 +233,14 @@ class Execution:
         if hub.hears("run:lease-renewed"):
             hub.tell("run:lease-renewed", self.row, lease_owner=self.lease.owner)
 
+    def is_left(self) -> bool:
+        return self.worker.loop.is_closed()
+
     def lease_lost(self, status: str | None) -> None:
         """Another owner, an end written by somebody else, or no time left. Any thread."""
         if self._ending_now:
             return  # what is lost is the lease that our own end has given up; the answer to that will tell
-        if status is None and not self.closed and self.engine.clock.steady() < self.deadline:
+        if status is None and not self.closed and not self.is_left() and self.engine.clock.steady() < self.deadline:
             # Refused, and nobody said why: look. Until then nothing new may begin.
             self._close()
             self.worker.in_loop(self._find_out)

@@ -30,6 +30,9 @@ class Holder(Protocol):
     deadline: float
     """`clock.steady()` at which the lease is over."""
 
+    def is_left(self) -> bool:
+        """Whether nobody will ever execute it to its end: its event loop was closed."""
+
     def lease_renewed(self) -> None: ...
 
     def lease_lost(self, status: str | None) -> None:
@@ -81,9 +84,10 @@ class LeaseKeeper:
     # -- renewing ----------------------------------------------------------------------------------------------
 
     def renewals(self) -> list[Ticket[bool]]:
-        """Tickets that renew every lease held here. Their answers are acted upon by themselves."""
+        """Tickets that renew every lease that is still ours. Their answers are acted upon by themselves."""
         asked = self._clock.steady()
-        return [self._renewal(holder, asked) for holder in self.held]
+        # Not one that is over by our own clock: it is about to be dropped, and must be free to be taken.
+        return [self._renewal(holder, asked) for holder in self.held if asked < holder.deadline]
 
     def _renewal(self, holder: Holder, asked: float) -> Ticket[bool]:
         def then(renewed: bool) -> None:
@@ -141,10 +145,11 @@ class LeaseKeeper:
                 self._own = None
 
     def drop_expired(self) -> None:
-        """Stop what executes under a lease that is over by our own clock."""
+        """Stop what executes under a lease that is over by our own clock, or can't come to its end."""
         now = self._clock.steady()
         for holder in self.held:
-            if now >= holder.deadline:
+            if now >= holder.deadline or holder.is_left():
+                self.release(holder)
                 holder.lease_lost(None)
 
     def _renew(self) -> None:

@@ -169,7 +169,7 @@ class Steps:
         self._still_counts(opened)
         what = f"step {str(opened.key)!r}"
         try:
-            kept = opened.known.shape.keep(value, what)
+            kept = opened.known.shape.keep(value, what, compare_bytes=self._execution.compare_bytes)
             text = self._execution.within_limit(kept.text, what)
         except Exception as error:
             # Found after the effect: the failure is saved, so that no replay repeats the effect.

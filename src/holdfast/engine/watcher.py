@@ -14,7 +14,7 @@ from typing import Any
 
 from ..basis.clock import Clock
 from ..commit.forks import inside
-from ..model.run import RunFilter, RunStatus
+from ..model.run import RunFilter
 from ..store.base import ClaimOrder, Store
 from .hub import Hub
 from .leases import LeaseKeeper
@@ -25,9 +25,6 @@ _SLOWER = 1.25
 #: Seconds after an error: the first pause, and the longest.
 _AFTER_ERROR = 0.5
 _AFTER_MANY = 5.0
-#: Seconds between looks for awaited runs that were deleted.
-_COUNT_SECONDS = 1.0
-_ENDED = tuple(sorted(RunStatus.terminal()))
 
 
 class Watcher:
@@ -47,7 +44,6 @@ class Watcher:
         self._stopping = False
         self._closed = False
         self._again = False
-        self._count_at = 0.0
         self.order: Callable[[], ClaimOrder | None] = lambda: None
         """What the worker could claim now; None if it could take nothing."""
         self.found: Callable[[], None] = lambda: None
@@ -126,12 +122,8 @@ class Watcher:
                 if holder.lease in lost:
                     holder.lease_lost(lost[holder.lease])
         if awaited := self._hub.awaited:
-            ended = self._store.find_runs(connection, RunFilter(ids=tuple(awaited), statuses=_ENDED))
-            self._hub.ended(ended)
-            now = self._clock.steady()
-            if now >= self._count_at:
-                # Whether the others are still there is asked less often: it reads every one of them.
-                self._count_at = now + _COUNT_SECONDS
-                left = self._hub.awaited
-                found = self._store.find_runs(connection, RunFilter(ids=tuple(left))) if left else []
-                self._hub.gone(set(left) - {row.id for row in found})
+            # Of those that still run nothing else is read: there may be thousands, and large.
+            ended = self._store.ended(connection, awaited)
+            if ids := tuple(run_id for run_id, status in ended.items() if status != "gone"):
+                self._hub.ended(self._store.find_runs(connection, RunFilter(ids=ids)))
+            self._hub.gone(ended.keys() - set(ids))

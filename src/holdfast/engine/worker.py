@@ -153,6 +153,9 @@ class Worker:
         recalls = self._recall and self._claims == 1
         try:
             claimed = await ticket
+        except asyncio.CancelledError:
+            await self._take_nothing(ticket)
+            raise
         except Exception:
             self._recall = True
             raise
@@ -162,15 +165,20 @@ class Worker:
             self._recall = False
         return claimed
 
+    async def _take_nothing(self, ticket: Ticket[Claimed]) -> None:
+        """Somebody cancels all tasks of this loop, and a claim among them: hand back what it still gets."""
+        self._recall = True  # should this be cancelled, too
+        await asyncio.gather(*[self._hand_back(row) for row in (await ticket).runs])
+
     async def _take(self, ticket: Ticket[Claimed], order: ClaimOrder, seen: int, asked: float) -> None:
         try:
             claimed = await self._claimed(ticket)
         except Exception as error:
-            self._claiming = False
             if not (self._stopping and isinstance(error, StoreClosed)):
                 self._failed(error)
             return
-        self._claiming = False
+        finally:
+            self._claiming = False
         self._pause = 0.0
         for row in claimed.runs:
             self._begin(row, claimed, asked)
@@ -297,13 +305,25 @@ class Worker:
         if tickets:
             self.engine.committer.join(*tickets, pass_always=True)
 
+    def _look_on(self) -> None:
+        """There were more leases that ran out than one round takes back."""
+        if self.running and not self._stopping:
+            self._sweep()
+
     def sweep_tickets(self) -> list[Ticket[Any]]:
         """Renew what is held here and, in the same round after it, take back leases that ran out."""
         if not self._judge.may_judge():
             return []
         options = self.engine.options
-        expire = _unasked("expire", Sweep(options.max_crashes, patience=options.lease / 2))
-        expire.then = self._expired
+        sweep = Sweep(options.max_crashes, patience=options.lease / 2)
+
+        def expired(rows: list[RunRow]) -> None:
+            self._expired(rows)
+            if len(rows) == sweep.limit:
+                self.in_loop(self._look_on)
+
+        expire = _unasked("expire", sweep)
+        expire.then = expired
         return [*self.engine.keeper.renewals(), expire]
 
     def _expired(self, rows: list[RunRow]) -> None:

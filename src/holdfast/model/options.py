@@ -29,7 +29,8 @@ class Options:
     max_output_bytes: int = 1 << 20
     """Of a step, and of a job."""
     strict: bool = False
-    """Raise `StepChanged` when a saved step is called with other arguments, instead of reporting it once."""
+    """Raise `StepChanged` when a saved step is called with other arguments, instead of reporting it once; compare every
+    value with what comes back, however large."""
     inline: bool = False
     """No threads: reads, writes and sync jobs run in the caller's thread (a browser, a process that only works)."""
 

@@ -220,7 +220,7 @@ class Store(ABC):
 
     @abstractmethod
     def renew_leases(self, tx: Tx, renewals: Sequence[Renewal]) -> list[bool]:
-        """Extend leases; False where one is lost or has already run out."""
+        """Extend leases; False where one is lost. One that ran out and that nobody took yet is extended."""
 
     @abstractmethod
     def save_logs(self, tx: Tx, lines: Sequence[LogSave]) -> list[None]:
@@ -286,6 +286,10 @@ class Store(ABC):
     @abstractmethod
     def lost_leases(self, connection: Any, leases: Sequence[Lease]) -> dict[Lease, str]:
         """Of these leases the lost ones, each with the status of its run now ("gone" if it is)."""
+
+    @abstractmethod
+    def ended(self, connection: Any, run_ids: Sequence[str]) -> dict[str, str]:
+        """Of these runs those that have ended, each with its status ("gone" if there is no such run)."""
 
     @abstractmethod
     def change_mark(self, connection: Any) -> int | None:

@@ -287,6 +287,9 @@ class SqliteStore(SqliteFile):
         lost = connection.execute(_SQL["lost_leases"], (_rows(leases),)).fetchall()
         return {leases[at]: status for at, status in lost}
 
+    def ended(self, connection: sqlite3.Connection, run_ids: Sequence[str]) -> dict[str, str]:
+        return dict(connection.execute(_SQL["ended"], (_rows(run_ids),)).fetchall())
+
     def change_mark(self, connection: sqlite3.Connection) -> int | None:
         mark: int = connection.execute("pragma data_version").fetchone()[0]
         return mark

@@ -11,11 +11,13 @@ import contextlib
 import os
 import shutil
 import sqlite3
+import sys
 import tempfile
 import threading
 import urllib.parse
 import weakref
 from pathlib import Path
+from typing import Any
 
 from ..basis.clock import Clock, SystemClock
 from ..basis.errors import SchemaError, StoreError, StoreUnavailable, ValidationError
@@ -39,6 +41,23 @@ _IN_TROUBLE = {
     sqlite3.SQLITE_NOMEM: "ran out of memory",
     sqlite3.SQLITE_PROTOCOL: "is locked by another process",
 }
+
+
+class NumberedConnection(sqlite3.Connection):
+    """Takes `?1` for the number that it is.
+
+    Python 3.12.0 to 3.12.3 take it for a name, and warn of every statement that has one (python/cpython#117995).
+    """
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        if parameters and "?1" in sql:
+            parameters = {str(number): value for number, value in enumerate(parameters, 1)}
+        return super().execute(sql, parameters)
+
+
+_CONNECTION: type[sqlite3.Connection] = (
+    NumberedConnection if (3, 12) <= sys.version_info < (3, 12, 4) else sqlite3.Connection
+)
 
 
 class SqliteFile(Store):
@@ -100,6 +119,7 @@ class SqliteFile(Store):
                 isolation_level=None,
                 check_same_thread=False,
                 cached_statements=256,
+                factory=_CONNECTION,
             )
             connection.execute("pragma synchronous = full")
             connection.execute("pragma cache_size = -16384")
@@ -207,13 +227,19 @@ class SqliteFile(Store):
         self._refuse_newer(version)
         if version == 0:
             raise SchemaError(
-                f"{self.name}: there are no Holdfast tables. Call migrate() or init(), or run `holdfast migrate`."
+                f"{self.name}: there are no Holdfast tables yet. "
+                f"Use the app inside of `with app:` or `async with app:`, or call app.init() first{self._command}."
             )
         if version < newest:
             raise SchemaError(
                 f"{self.name}: the tables have version {version}, this code needs {newest}. "
-                "Call migrate(), or run `holdfast migrate`."
+                f"Call app.migrate(){self._command}."
             )
+
+    @property
+    def _command(self) -> str:
+        # Nobody else can reach what is private to this process.
+        return "" if self._temporary or self.in_memory else f", or run `holdfast migrate {self.name}`"
 
     def _refuse_newer(self, version: int) -> None:
         newest = self.schema.newest

@@ -106,6 +106,7 @@ class DatabaseContract(StoreBench):
         for verb in verbs.split():
             assert self.do(verb, []) == [], verb
         assert self.store.lost_leases(self.connection, []) == {}
+        assert self.store.ended(self.connection, []) == {}
         assert self.everything() == before
 
     def test_errors_that_are_not_the_drivers_come_back_as_they_are(self) -> None:

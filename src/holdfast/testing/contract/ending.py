@@ -109,6 +109,11 @@ class EndingContract(StoreBench):
             run = self.run(lease.run_id)
             assert (run.output, run.error, run.error_type) == (text, text, text)
 
+    def test_of_some_runs_those_that_ended_are_told_with_their_status(self) -> None:
+        runs = {self.run_in(status).run_id: str(status) for status in RunStatus}
+        told = {run_id: status for run_id, status in runs.items() if RunStatus(status).is_terminal}
+        assert self.store.ended(self.connection, [*runs, "none"]) == {**told, "none": "gone"}
+
     # -- cancel ------------------------------------------------------------------------------------------------
 
     def test_a_cancelled_run_is_over_at_once(self) -> None:

@@ -37,11 +37,13 @@ class LeaseContract(StoreBench):
         self.do("renew_leases", [self.renewal(lease)])
         assert self.do("renew_leases", [self.renewal(lease)], replay=True) == [True]
 
-    def test_a_lease_that_has_run_out_is_not_renewed_even_if_nobody_took_it(self) -> None:
+    def test_a_lease_that_has_run_out_is_renewed_until_somebody_takes_it(self) -> None:
+        # The database's clock may have jumped; whether the holder's time is over it knows by a clock that does not.
         lease = self.lease()
-        self.clock.advance(LEASE / SECOND - 0.000_001)
-        assert self.do("renew_leases", [self.renewal(lease, 1)]) == [True]
-        self.clock.advance(0.000_001)
+        self.clock.advance(LEASE / SECOND)
+        assert self.do("renew_leases", [self.renewal(lease)]) == [True]
+        self.clock.advance(LEASE / SECOND)
+        self.expire()
         assert self.do("renew_leases", [self.renewal(lease)]) == [False]
 
     def test_lost_leases_are_not_renewed(self) -> None:

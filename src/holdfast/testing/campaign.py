@@ -1,0 +1,275 @@
+"""The runs that `crash_at_every_step` makes of a job, and how they are judged.
+
+Two runs without a crash come first: what is different between them, no crash can be blamed for. Then every checkpoint
+is struck before and after its commit, and the facts that both processes told are held against those of the first runs,
+and those of the second process against those of the victim.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..job import Job
+from . import effects
+from .report import CrashProblem, CrashReport, Kind
+from .victim import Moment, Strike, execute
+
+#: Seconds until a process that does not come to its end is ended. Real ones; no healthy job gets there.
+_LIMIT = 60
+_OUTSIDE = "(outside of steps)"
+_END = "(end of the run)"
+
+
+class Vain(Exception):
+    """Nothing can be told of this job by crashing it."""
+
+
+class _Case(NamedTuple):
+    """One run, by one process, or by a victim and the one that went on."""
+
+    killed: str
+    facts: list[list[Any]]
+    end: dict[str, Any]
+    effects: list[effects.Effect]
+    failure: str | None = None
+    missed: str | None = None
+    """The checkpoint that it should have been killed at, and never came to."""
+
+    def told(self, what: str, process: int | None = None) -> Iterator[list[Any]]:
+        """The facts of this kind, of one process or all: what, process, and more."""
+        return (fact for fact in self.facts if fact[0] == what and process in (None, fact[1]))
+
+    def asked(self, process: int, execution: int = -1) -> list[str]:
+        """What the job's own branch asked for in one execution, in order, without the steps inside steps."""
+        asked: list[list[str]] = [[]]
+        for what, by, *facts in self.facts:
+            if by == process and what == "starts":
+                asked.append([])
+            elif by == process and what == "asked" and facts[1] and " > " not in facts[0]:
+                asked[-1].append(facts[0])
+        return asked[execution] if len(asked) > 1 else []
+
+    @property
+    def steps(self) -> dict[str, list[Any]]:
+        steps: dict[str, list[Any]] = self.end.get("steps", {})
+        return steps
+
+
+class Campaign:
+    """The runs of one job: two without a crash, then one for each kill."""
+
+    def __init__(self, job: Job[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], folder: Path) -> None:
+        self._job = job
+        self._input = args, kwargs
+        self._folder = folder
+        self._count = 0
+        self._problems: dict[tuple[str, Kind, str], CrashProblem] = {}
+
+    def report(self) -> CrashReport:
+        """All of it: runs, kills, judges."""
+        base, again = self._case(None), self._case(None)
+        for case in (base, again):
+            if case.failure is not None or case.end["end"] is None:
+                raise Vain(f"{self._job.name} does not end without a crash: {case.failure or case.end['status']}.")
+        self._base, self._again = base, again
+        saved = [fact[2] for fact in base.told("saved")]
+        known = frozenset(saved)
+        moments: tuple[Moment, ...] = ("before", "after")
+        plan = [Strike(step, i, moment, known) for i, step in enumerate(saved) for moment in moments]
+        kills: Counter[str] = Counter()
+        reruns: Counter[str] = Counter()
+        for strike in [*plan, Strike(None, -1, "before", known)]:
+            case = self._case(strike)
+            kills[strike.step or _END] += any(case.told("struck"))
+            begun = Counter(fact[2] for fact in case.told("begins"))
+            reruns.update({step: times - 1 for step, times in begun.items() if times > 1})
+            self._judge(case)
+        return CrashReport(
+            self._job.name,
+            list(dict.fromkeys(saved)),
+            kills=kills.total(),
+            reruns=reruns.total(),
+            problems=list(self._problems.values()),
+            notes=list(self._notes()),
+            kills_of=dict(kills),
+            reruns_of=dict(reruns),
+        )
+
+    def _case(self, strike: Strike | None) -> _Case:
+        self._count += 1
+        folder = self._folder / str(self._count)
+        folder.mkdir()
+        killed = _killed(strike)
+        failure, missed = self._process(folder, 0, strike), None
+        if strike is not None and failure == "SIGKILL":
+            failure = self._process(folder, 1, None)
+        elif strike is not None and failure is None:
+            missed = strike.step or _END
+        log = folder / "world.log"
+        facts = [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.exists() else []
+        ends = sorted(folder.glob("end-*"))
+        end = json.loads(ends[-1].read_text("utf-8")) if ends else {}
+        case = _Case(killed, facts, end, effects.read(str(folder / "effects.log")), failure, missed)
+        shutil.rmtree(folder, ignore_errors=True)
+        return case
+
+    def _process(self, folder: Path, number: int, strike: Strike | None) -> str | None:
+        """Run one; None if it came to its end, else how it ended."""
+        pid = os.fork()
+        if pid == 0:
+            self._execute(folder, number, strike)
+        _, status = os.waitpid(pid, 0)
+        if status == 0:
+            return None
+        if os.WIFSIGNALED(status):
+            if os.WTERMSIG(status) == signal.SIGALRM:
+                return f"a process did not come to its end within {_LIMIT} seconds"
+            return signal.Signals(os.WTERMSIG(status)).name
+        said = (folder / "said").read_text("utf-8", "replace").strip().splitlines()
+        return f"a process failed: {said[-1] if said else 'it left with exit code ' + str(status >> 8)}"
+
+    def _execute(self, folder: Path, number: int, strike: Strike | None) -> None:
+        code = 1
+        try:
+            said = os.open(folder / "said", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            nothing = os.open(os.devnull, os.O_RDWR)
+            for theirs, mine in ((nothing, 0), (said, 1), (said, 2)):
+                os.dup2(theirs, mine)
+            sys.stdout, sys.stderr = (os.fdopen(fd, "w", buffering=1, closefd=False) for fd in (1, 2))
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(_LIMIT)
+            os.environ[effects.VARIABLE] = str(folder / "effects.log")
+            execute(self._job, *self._input, folder, number, strike)
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+
+    # -- judging -----------------------------------------------------------------------------------------------
+
+    @property
+    def _named_alike(self) -> bool:
+        return self._base.steps.keys() == self._again.steps.keys()
+
+    def _judge(self, case: _Case) -> None:
+        def add(kind: Kind, step: str | None, text: str, effect: str = "") -> None:
+            one = CrashProblem(step or _OUTSIDE, kind, text, case.killed)
+            self._problems.setdefault((one.step, kind, effect), one)
+
+        for step in _started_again(case):
+            add("started-again", step, "its body began again after its checkpoint was committed")
+        for key, where, times, usual in self._too_many(case):
+            advice = "its receiver needs an idempotency_key that stays the same" if where else "it belongs into a step"
+            add("effect-twice", where, f"effect {key!r} was applied {times} times instead of {usual}: {advice}", key)
+        if case.missed is not None:
+            if self._named_alike:
+                add("differs", case.missed, "the run ended without saving this step")
+            return
+        if case.failure is not None or case.end["end"] is None:
+            add("differs", _END, f"the run came to no end: {case.failure or case.end['status']}")
+            return
+        for where, text in [*self._names(case), *self._values(case), *self._end(case), *self._missing(case)]:
+            add("differs", where, text)
+
+    def _too_many(self, case: _Case) -> Iterator[tuple[str, str | None, int, int]]:
+        usual = [Counter(effect.key for effect in one.effects) for one in (self._base, self._again)]
+        for key, times in Counter(effect.key for effect in case.effects).items():
+            most = max(counts[key] for counts in usual)
+            # One that never happens without a crash, and once with it, is another kind of difference.
+            if times > max(most, 1):
+                yield key, next(effect.step for effect in case.effects if effect.key == key), times, most
+
+    def _missing(self, case: _Case) -> Iterator[tuple[str | None, str]]:
+        usual = [{effect.key: effect.step for effect in one.effects} for one in (self._base, self._again)]
+        now = {effect.key: effect.step for effect in case.effects}
+        for key in usual[0].keys() & usual[1].keys() - now.keys():
+            yield usual[0][key], f"effect {key!r} is missing"
+        for key in now.keys() - usual[0].keys() - usual[1].keys():
+            yield now[key], f"effect {key!r} happens only after a crash"
+
+    def _names(self, case: _Case) -> Iterator[tuple[str | None, str]]:
+        before, after, usual = case.asked(0), case.asked(1, 1), self._base.asked(0)
+        for i, (was, now) in enumerate(zip(before, [*after, *[None] * len(before)], strict=False)):
+            if was != now:
+                instead = repr(now) if now else "nothing"
+                text = f"{was!r} was asked for before the crash, and {instead} in its place after it"
+                yield usual[i] if i < len(usual) else was, text
+                return
+        asked = {fact[2] for fact in case.told("asked", 1)}
+        for _, _, step, *_ in case.told("saved", 0):
+            if step not in asked and " > " not in step:
+                yield step, "the step was saved before the crash, and never asked for after it"
+        if not self._named_alike:
+            return
+        names = self._base.steps.keys()
+        for step in sorted(names - case.steps.keys()):
+            yield step, "the step is missing after a crash"
+        for step in sorted(case.steps.keys() - names):
+            yield step, "the step is only there after a crash"
+        last = case.asked(1)
+        if names == case.steps.keys() and usual == self._again.asked(0) != last:
+            moved = (one for one, other in zip(usual, last, strict=False) if one != other)
+            yield next(moved, _END), "the order of the steps is another one after a crash"
+
+    def _values(self, case: _Case) -> Iterator[tuple[str | None, str]]:
+        for step, usual in self._base.steps.items():
+            now = case.steps.get(step)
+            if now is not None and now != usual == self._again.steps.get(step):
+                yield step, f"the step came to {_shown(now)}, without a crash to {_shown(usual)}"
+
+    def _end(self, case: _Case) -> Iterator[tuple[str | None, str]]:
+        for what in ("end", "error", "output"):
+            usual, now = self._base.end[what], case.end[what]
+            if now != usual == self._again.end[what]:
+                yield _END, f"{'status' if what == 'end' else what}: {_short(now)}, without a crash {_short(usual)}"
+
+    def _notes(self) -> Iterator[str]:
+        base, again = self._base, self._again
+        if not self._named_alike:
+            yield "the names of the steps change from run to run: they are compared within each run only."
+        for step in base.steps.keys() & again.steps.keys():
+            if base.steps[step] != again.steps[step]:
+                yield f"the value of step {step!r} changes from run to run: it is not compared."
+        if base.end["output"] != again.end["output"]:
+            yield "the output changes from run to run: it is not compared."
+
+
+def _started_again(case: _Case) -> Iterator[str]:
+    saved: dict[str, tuple[str, int]] = {}
+    for what, _, *facts in case.facts:
+        if what == "saved":
+            saved[facts[0]] = (facts[1], facts[2])
+        elif what == "begins" and facts[0] in saved:
+            status, attempt = saved[facts[0]]
+            # A failure counts within its attempt: a retry of the run is there to try it again.
+            if status == "completed" or attempt == facts[1]:
+                yield facts[0]
+
+
+def _killed(strike: Strike | None) -> str:
+    if strike is None:
+        return "not killed"
+    if strike.step is None:
+        return "killed before the end of the run was saved"
+    return f"killed {strike.moment} the checkpoint of {strike.step!r} was committed"
+
+
+def _shown(step: list[Any]) -> str:
+    status, output, error = step
+    return _short(output) if status == "completed" else f"{status}: {_short(error)}"
+
+
+def _short(text: object) -> str:
+    text = str(text)
+    return text if len(text) <= 80 else text[:79] + "…"

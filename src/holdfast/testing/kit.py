@@ -1,0 +1,105 @@
+"""Apps for tests: on a temporary database, with a clock turned by hand, executing only when told to."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, ParamSpec, TypeVar
+
+from ..app import Holdfast
+from ..basis.clock import from_datetime
+from ..basis.durations import Duration, micros
+from ..basis.errors import ValidationError
+from ..commit.reply import LazyReply, Reply, hand_on
+from ..engine.worker import Worker
+from ..job import Call, Job
+from ..run import Run, result
+from .clock import HandClock
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def app_for_tests(*jobs: Job[..., Any], clock: HandClock | None = None, **options: Any) -> Holdfast:
+    """An app on a temporary database, with its tables, ready to use: nothing runs but by `drain` or `process_one`.
+
+    It has a `HandClock` and is strict: a saved step that is called otherwise, or a value that does not come back equal
+    however large it is, is an error. `options` are those of `Holdfast`. Reach the jobs as `app.jobs.<name>`. Stop it,
+    or use it as a context manager, to remove the database.
+    """
+    given: tuple[Any, ...] = jobs  # what is no job `Holdfast` refuses, with a better word
+    definitions = [job._definition for job in given if isinstance(job, Job)]
+    queues = dict.fromkeys(["default", *(definition.queue for definition in definitions)])
+    settings: dict[str, Any] = {"worker": False, "strict": True, "queues": tuple(queues), **options}
+    app = Holdfast(settings.pop("url", "sqlite://"), jobs=jobs, clock=clock or HandClock(), **settings)
+    # Some milliseconds that block, so that sync and async tests get the same app.
+    app._migrate()
+    return app
+
+
+def drain(app: Holdfast, *, until: Duration | datetime | None = None) -> Reply[int]:
+    """Execute everything that is due now, one run after another; how many runs.
+
+    With `until` (from now, or a moment) time passes: the app's `HandClock` is advanced to each next run that becomes
+    due until then, and then to the end.
+    """
+    clock = app._engine.clock
+    end: int | None = None
+    if until is not None:
+        if not isinstance(clock, HandClock):
+            raise ValidationError("drain: until= turns the clock, so the app needs a HandClock. See app_for_tests().")
+        end = from_datetime(until) if isinstance(until, datetime) else clock.now() + micros(until, "until")
+
+    async def work(worker: Worker) -> int:
+        app._engine.ready_to_work()
+        return await _drain(app, worker, end)
+
+    return app._engine.call("drain", work)
+
+
+async def _drain(app: Holdfast, worker: Worker, end: int | None) -> int:
+    clock = app._engine.clock
+    done = await worker.process(float("inf"), float("inf"))
+    while end is not None and isinstance(clock, HandClock):
+        due = next_due(await app.get_runs(status=("pending", "waiting"), limit=None), clock.now())
+        clock.advance(max(0, min(end if due is None else due, end) - clock.now()) / 1_000_000)
+        if due is None or due > end:
+            break
+        done += await worker.process(float("inf"), float("inf"))
+    return done
+
+
+def next_due(runs: list[Run[Any]], now: int) -> int | None:
+    """When the first of the runs becomes due that is not due yet; None if there is none."""
+    return min((run._row.run_at for run in runs if run._row.run_at > now), default=None)
+
+
+def run(job: Job[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Reply[R]:
+    """What the job returns, run to its end in an app of its own that is gone afterwards.
+
+    Errors are those of `job.run(...)`. Time passes by itself up to whatever the run waits for. Jobs that it triggers by
+    handles of another app belong to that app.
+    """
+    call = job.bind(*args, **kwargs)
+    queues = {"default", job._definition.queue, call.options.queue or "default"}
+
+    def start(reply: Reply[R]) -> None:
+        app = app_for_tests(job, queues=tuple(sorted(queues)))
+        ended = app._engine.call(f"run of {job.name}", lambda worker: _run(app, worker, call))
+        ended.when_done(lambda: hand_on(app.stop(), reply, lambda _: ended._take()))
+
+    return LazyReply(f"run of {job.name}", start)
+
+
+async def _run(app: Holdfast, worker: Worker, call: Call[R]) -> R:
+    app._engine.ready_to_work()
+    clock = app._engine.clock
+    assert isinstance(clock, HandClock)
+    triggered = await app.trigger(call)
+    while True:
+        await worker.process(float("inf"), float("inf"))
+        ended = await triggered.refresh()
+        if ended.is_terminal:
+            return result(ended)
+        if (due := next_due([ended], clock.now())) is None:
+            raise AssertionError(f"{ended!r} came to no end, and waits for nothing that time brings.")
+        clock.advance((due - clock.now()) / 1_000_000)
