@@ -67,6 +67,19 @@ def test_in_a_pipe_it_tells_the_story_line_by_line_and_what_to_try_next_works(tm
         assert "import-airports" in again.stdout
 
 
+def test_an_interrupted_demo_says_where_its_files_are(tmp_path: Path, spawn: Spawn) -> None:
+    demo = spawn("demo", "--path", "here")
+    assert demo.stdout is not None
+    line = ""
+    while not line.startswith("import-airports  "):
+        line = demo.stdout.readline()
+        assert line
+    demo.send_signal(signal.SIGINT)
+    rest = demo.stdout.read()
+    assert demo.wait(LONG) == 130
+    assert f"Stopped. What was imported so far is in {tmp_path / 'here'}" in rest
+
+
 def test_no_worker_is_left_behind_when_the_demo_is_killed(tmp_path: Path, spawn: Spawn) -> None:
     demo = spawn("demo", "--path", ".")
     assert demo.stdout is not None

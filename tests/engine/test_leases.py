@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from around import LONG, rows, until
 
-from holdfast import Holdfast, Step, SyncStep
+from holdfast import Holdfast, Step, StoreUnavailable, SyncStep
 from holdfast.engine.leases import Judge
 from holdfast.store.base import ClaimOrder, Renewal, Sweep, Tx
 from holdfast.store.sqlite import SqliteStore
@@ -321,7 +321,37 @@ def test_s9_nobody_is_judged_after_somebody_held_the_write_lock_for_more_than_ha
     assert house.app._engine.committer.rounds == rounds + 1
     assert processed == [False]
     assert house.column(run_id, "lease_owner") == "dead"
+    assert house.app.process_one().wait(LONG) is False  # for as long as they could not, others may now renew
+    house.clock.advance(LEASE / 2 + 1)
     assert house.app.process_one().wait(LONG) is True
+
+
+def test_s9_the_time_that_the_write_lock_was_held_counts_over_all_that_were_refused_for_it(house: House) -> None:
+    run_id = house.die_with(house.hold)
+    house.go.set()
+    house.clock.advance(LEASE)
+    house.store.lock_timeout = 0.2
+    blocker = sqlite3.connect(house.path, isolation_level=None)
+    blocker.execute("begin immediate")
+    outcomes: list[Any] = []
+
+    def process() -> None:
+        try:
+            outcomes.append(house.app.process_one().wait(LONG))
+        except StoreUnavailable:
+            outcomes.append("locked")
+
+    for rest in (False, True):
+        house.store.clock = asking = Asking(house.clock)  # type: ignore[assignment]
+        thread = threading.Thread(target=process)
+        thread.start()
+        assert asking.asked.wait(LONG)
+        house.clock.advance(LEASE / 3)
+        if rest:
+            blocker.close()
+        thread.join()
+    assert outcomes == ["locked", False]
+    assert house.column(run_id, "lease_owner") == "dead"
 
 
 def test_s9_a_jump_of_the_wall_clock_suspends_judging_for_one_lease(house: House) -> None:

@@ -18,7 +18,7 @@ import pytest
 from holdfast import Holdfast, Step, SyncStep, ValidationError, job
 from holdfast.engine.history import History
 from holdfast.store.sqlite import SqliteStore
-from holdfast.testing import CrashReport, crash_at_every_step, effects
+from holdfast.testing import CrashReport, campaign, crash_at_every_step, effects
 
 pytestmark = [
     pytest.mark.crash,
@@ -140,6 +140,12 @@ def test_values_that_change_from_run_to_run_are_noted_and_no_problem() -> None:
     assert len(report.notes) == 3
 
 
+def test_an_app_without_threads_passes() -> None:
+    app = Holdfast("sqlite://", inline=True)
+    crash_at_every_step(app.register(order), 7).raise_if_bad()
+    crash_at_every_step(app.register(crowd), 2).raise_if_bad()
+
+
 def test_a_run_that_starts_later_is_not_waited_for() -> None:
     crash_at_every_step(order.options(delay="30d", queue="other"), 7).raise_if_bad()
 
@@ -238,6 +244,40 @@ def test_an_effect_that_only_a_replay_leaves_out_is_named() -> None:
         step.run("do", lambda: [effects.record(one, idempotency_key=one) for one in wanted])
 
     assert ("do", "differs") in problems(crash_at_every_step(forgetful))
+
+
+def test_arguments_that_change_fail_the_run_after_a_crash_and_are_named() -> None:
+    @job
+    def changing(step: SyncStep) -> None:
+        step.run("use", lambda token: None, uuid.uuid4().hex)
+
+    report = crash_at_every_step(changing)
+    assert problems(report) == [("(end of the run)", "differs")]
+    assert "the run ended as failed by StepChanged: " in report.problems[0].text
+    assert report.problems[0].killed == "killed after the checkpoint of 'use' was committed"
+
+
+def test_a_step_that_is_left_out_after_a_crash_is_named() -> None:
+    @job
+    def hasty(step: SyncStep) -> None:
+        seen: list[int] = []
+        step.run("begin", lambda: seen.append(1))
+        if seen:
+            step.run("more", lambda: None)
+        step.run("last", lambda: None)
+
+    assert ("more", "differs") in problems(crash_at_every_step(hasty))
+
+
+def test_a_process_that_never_ends_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(campaign, "_LIMIT", 1)
+
+    @job
+    def endless(step: SyncStep) -> None:
+        threading.Event().wait()
+
+    with pytest.raises(RuntimeError, match="did not come to its end within 1 seconds"):
+        crash_at_every_step(endless)
 
 
 def test_steps_in_another_order_after_a_crash_are_named() -> None:

@@ -52,7 +52,12 @@ def demo(
         raise ValidationError(f"--path {folder}: {error.strerror}") from error
     show = _Show(folder, quiet=as_json)
     began = time.monotonic()
-    run = show.play(kills, batch, pause)
+    try:
+        run = show.play(kills, batch, pause)
+    except KeyboardInterrupt:
+        if not as_json:
+            say(f"Stopped. What was imported so far is in {folder}")
+        raise typer.Exit(exits.INTERRUPTED) from None
     summary = _count(show, run, time.monotonic() - began)
     if as_json:
         print_json(summary)

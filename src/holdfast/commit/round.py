@@ -24,6 +24,9 @@ _log = logging.getLogger("holdfast")
 #: The database itself: trying each ticket alone would only take longer.
 _TROUBLE = (StoreUnavailable, SchemaError)
 
+#: Seconds that others have to renew, once the write lock is free again, before anybody is judged.
+_LENIENT = 2.0
+
 
 class Rounds:
     """Serves rounds over one connection, opened when needed. One round at a time, in any thread."""
@@ -34,6 +37,8 @@ class Rounds:
         self.connection: Any = None
         self.count: int = 0
         self.last_at: float = 0.0
+        self._locked_out = 0.0
+        self._longest, self._until = 0.0, 0.0
 
     def serve(self, tickets: Sequence[Ticket[Any]], *, replay: bool = False) -> BaseException | None:
         """All together; if that fails, the halves, so that no caller pays for another.
@@ -93,7 +98,7 @@ class Rounds:
         try:
             if self.connection is None:
                 self.connection = self._connect()
-            tx = self.store.begin(self.connection)
+            tx = self._begin()
             tx.replay = replay
             for verb in ORDER:
                 if group := by_verb.get(verb):
@@ -116,6 +121,24 @@ class Rounds:
         self.count += 1
         self.last_at = self.clock.steady()
         return answers
+
+    def _begin(self) -> Tx:
+        """Begin, and note for how long that was not possible, over all attempts that were refused.
+
+        For some seconds more it counts for the rounds that follow: others who could not renew may be slower to begin.
+        """
+        asked = self.clock.steady()
+        try:
+            tx = self.store.begin(self.connection)
+        except BaseException:
+            self._locked_out += self.clock.steady() - asked
+            raise
+        waited, now = self._locked_out + tx.waited, self.clock.steady()
+        self._locked_out = 0.0
+        if waited > self._longest or now >= self._until:
+            self._longest, self._until = waited, now + min(waited, _LENIENT)
+        tx.waited = self._longest
+        return tx
 
     def _connect(self) -> Any:
         connection = self.store.connect()

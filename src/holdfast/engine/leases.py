@@ -32,6 +32,7 @@ class Holder(Protocol):
 
     def is_left(self) -> bool:
         """Whether nobody will ever execute it to its end: its event loop was closed."""
+        ...
 
     def lease_renewed(self) -> None: ...
 

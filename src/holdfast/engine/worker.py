@@ -227,8 +227,7 @@ class Worker:
         return execution
 
     async def _hand_back(self, row: RunRow) -> None:
-        lease = Lease(row.id, row.generation, row.lease_owner or "")
-        await self._release(lease)
+        await self._release(Lease(row.id, row.generation, row.lease_owner or ""))
 
     async def _release(self, lease: Lease) -> None:
         ticket: Ticket[Ended] = Ticket("finish", Ending(lease, TABLE[Cause.RELEASE]))
@@ -301,14 +300,8 @@ class Worker:
         self._tick = self.engine.clock.call_later(self.loop, interval, self._look_after)
 
     def _sweep(self) -> None:
-        tickets = self.sweep_tickets()
-        if tickets:
+        if self.running and (tickets := self.sweep_tickets()):
             self.engine.committer.join(*tickets, pass_always=True)
-
-    def _look_on(self) -> None:
-        """There were more leases that ran out than one round takes back."""
-        if self.running and not self._stopping:
-            self._sweep()
 
     def sweep_tickets(self) -> list[Ticket[Any]]:
         """Renew what is held here and, in the same round after it, take back leases that ran out."""
@@ -318,19 +311,16 @@ class Worker:
         sweep = Sweep(options.max_crashes, patience=options.lease / 2)
 
         def expired(rows: list[RunRow]) -> None:
-            self._expired(rows)
+            """In the committing thread."""
+            self.engine.ended_elsewhere([row for row in rows if row.completed_at is not None])
+            if any(row.completed_at is None for row in rows):
+                self.wake()
             if len(rows) == sweep.limit:
-                self.in_loop(self._look_on)
+                self.in_loop(self._sweep)  # there may be more
 
         expire = _unasked("expire", sweep)
         expire.then = expired
         return [*self.engine.keeper.renewals(), expire]
-
-    def _expired(self, rows: list[RunRow]) -> None:
-        """In the committing thread."""
-        self.engine.ended_elsewhere([row for row in rows if row.completed_at is not None])
-        if any(row.completed_at is None for row in rows):
-            self.wake()
 
     # -- one by one --------------------------------------------------------------------------------------------
 

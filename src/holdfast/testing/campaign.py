@@ -229,10 +229,11 @@ class Campaign:
                 yield step, f"the step came to {_shown(now)}, without a crash to {_shown(usual)}"
 
     def _end(self, case: _Case) -> Iterator[tuple[str | None, str]]:
-        for what in ("end", "error", "output"):
-            usual, now = self._base.end[what], case.end[what]
-            if now != usual == self._again.end[what]:
-                yield _END, f"{'status' if what == 'end' else what}: {_short(now)}, without a crash {_short(usual)}"
+        usual, again, now = (_ended(one.end) for one in (self._base, self._again, case))
+        if now != usual == again:
+            yield _END, f"the run {now}, without a crash it {usual}"
+        elif (now := case.end["output"]) != (usual := self._base.end["output"]) == self._again.end["output"]:
+            yield _END, f"output: {_short(now)}, without a crash {_short(usual)}"
 
     def _notes(self) -> Iterator[str]:
         base, again = self._base, self._again
@@ -263,6 +264,10 @@ def _killed(strike: Strike | None) -> str:
     if strike.step is None:
         return "killed before the end of the run was saved"
     return f"killed {strike.moment} the checkpoint of {strike.step!r} was committed"
+
+
+def _ended(end: dict[str, Any]) -> str:
+    return f"ended as {end['end']}" + ("" if end["error"] is None else f" by {_short(end['error'])}")
 
 
 def _shown(step: list[Any]) -> str:
