@@ -142,7 +142,7 @@ class Job(Generic[P, R_co]):
     # -- triggering --------------------------------------------------------------------------------------------
 
     def bind(self, *args: P.args, **kwargs: P.kwargs) -> Call[R_co]:
-        """The job with this input. `ValidationError` naming every wrong parameter; nothing is written."""
+        """The job with this input. `ValidationError` naming the wrong parameters; nothing is written."""
         text = self._definition.signature.encode(args, kwargs)
         if self._app is not None:
             self._app._check_size(text)
@@ -218,6 +218,14 @@ class Job(Generic[P, R_co]):
         return self._need_app()._get_runs(
             jobs=(self.name,), status=status, labels=labels, limit=limit, offset=offset, before=before
         )
+
+    if not TYPE_CHECKING:  # type checkers know that a job can't be called
+
+        def __call__(self, *_: Any, **__: Any) -> Any:
+            raise DefinitionError(
+                f"Job {self.name!r} is not called: use .run(…) for its output, .trigger(…) for a run of it, "
+                "or .fn(…) for the plain function."
+            )
 
     def _need_app(self) -> Holdfast:
         if self._app is None:

@@ -39,9 +39,7 @@ MUTANTS: dict[str, dict[str, Callable[[str], str]]] = {
     "expired lease never reclaimed": {"expire": lambda text: _cut(text, "status = 'leased' and", "false and")},
     "end without its fence": {"finish": lambda text: _cut(text, _fence("e", 1, 2))},
     "renewal without its fence": {
-        "renew_leases": lambda text: _cut(
-            _cut(text, _fence("e", 1, 2)), "r.lease_expires_at > ?2", "r.status = 'leased'"
-        ),
+        "renew_leases": lambda text: _cut(text, _fence("e", 1, 2), " and r.status = 'leased'"),
     },
     "log without its fence": {"save_logs": lambda text: _cut(text, _fence("e", 1, 2))},
     "progress without its fence": {"save_progress": lambda text: _cut(text, _fence("e", 1, 2))},

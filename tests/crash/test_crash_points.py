@@ -81,7 +81,8 @@ def test_the_points_are_the_same_each_time(crash_field: Field) -> None:
     for name in ("step", "step, sync job", "takeover", "renew, line stuck"):
         template = crash_field.template(OPERATIONS[name])
         first, second = (crash_field.points(OPERATIONS[name], template) for _ in range(2))
-        assert first == second
+        # Not their order: the round that keeps a progress goes beside the step that follows it.
+        assert sorted(first) == sorted(second)
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ class _WorkerProcess:
     def __init__(self, show: _Show, bar: Bar | None) -> None:
         self._show = show
         self.log = show.folder / "worker.log"
-        command = [sys.executable, "-m", "holdfast.cli", "worker", "holdfast.cli.demo_job:app", "--with-stdin"]
+        command = [sys.executable, "-m", "holdfast", "worker", "holdfast.cli.demo_job:app", "--with-stdin"]
         command += ["--stop-timeout", "0"]  # on Ctrl-C nobody wants to see the rest
         with open(self.log, "ab") as log:
             # Its stdin ends when we do, however we end: no worker is left behind.
@@ -265,6 +265,6 @@ def _command() -> str:
         return "holdfast"
     script = Path(sys.argv[0]).resolve()
     if script.name == "__main__.py":
-        return f"{shlex.quote(sys.executable)} -m holdfast.cli"
+        return f"{shlex.quote(sys.executable)} -m holdfast"
     relative = os.path.relpath(script)
     return shlex.quote(str(script) if relative.startswith("..") else relative)

@@ -14,7 +14,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Generator, Iterable
-from typing import Any, Generic, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
 
 from ..basis.errors import WouldDeadlock
 
@@ -82,6 +82,15 @@ class Reply(Generic[T]):
         self._error: BaseException | None = None
         self._waiters: list[Callable[[], None] | _LoopWaiter] | None = []  # None once answered
         self._asked = False
+
+    if not TYPE_CHECKING:  # type checkers must go on to refuse unknown attributes
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("_"):
+                raise AttributeError(name)
+            raise AttributeError(
+                f"{self._what}: this is a reply. `await` it, or call .wait(), and then ask for {name!r}."
+            )
 
     def done(self) -> bool:
         """Whether the answer is there."""

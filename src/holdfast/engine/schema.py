@@ -194,7 +194,8 @@ class Signature:
             if parameter.annotation is _Kind.empty:
                 if index == 0 and name in ("self", "cls"):
                     raise self._refused("it is a method; a job is a plain function, which any process can call")
-                raise self._refused(f"{name!r} has no annotation")
+                hint = ": write step: Step (in a def job: SyncStep)" if index == 0 and name == "step" else ""
+                raise self._refused(f"{name!r} has no annotation{hint}")
             if index == 0 and parameter.annotation in (object, "object"):
                 raise self._refused(f"{name!r} is annotated as object, which says nothing; name its type")
 

@@ -1,0 +1,44 @@
+"""What a newcomer forgets, and what the library says then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from holdfast import DefinitionError, Holdfast
+
+
+def test_a_reply_that_was_not_awaited_says_so(tmp_path: Path) -> None:
+    app = Holdfast(f"sqlite:///{tmp_path}/app.db", worker=False)
+
+    @app.job
+    def add(a: int, b: int) -> int:
+        return a + b
+
+    with app:
+        reply = add.trigger(1, 2)
+        with pytest.raises(AttributeError, match=r"trigger of add: this is a reply\. `await` it, or call \.wait\(\)"):
+            _ = reply.id
+        assert reply.wait().id
+
+
+def test_a_job_that_is_called_says_what_to_call() -> None:
+    app = Holdfast()
+
+    @app.job
+    def add(a: int, b: int) -> int:
+        return a + b
+
+    with pytest.raises(DefinitionError, match=r"Job 'add' is not called: use \.run"):
+        add(1, 2)
+    assert add.fn(1, 2) == 3
+
+
+def test_a_step_without_its_annotation_is_told_which() -> None:
+    app = Holdfast()
+    with pytest.raises(DefinitionError, match="write step: Step"):
+
+        @app.job
+        def forgotten(step, a: int) -> int:
+            return a
