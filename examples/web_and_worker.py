@@ -25,7 +25,7 @@ async def make_thumbnails(step: Step, image: str) -> list[str]:
 
 
 def main() -> None:
-    command = [sys.executable, "-m", "holdfast.cli", "worker", "web_and_worker:app"]
+    command = [sys.executable, "-m", "holdfast", "worker", "web_and_worker:app"]
     # Needed only because this program may be started from anywhere: a worker imports from its current directory.
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     with app, subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL) as worker:

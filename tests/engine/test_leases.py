@@ -417,3 +417,24 @@ def test_s9_a_process_never_takes_over_what_it_executes_itself(house: House) -> 
     assert (house.column(run_id, "generation"), house.column(run_id, "crashes")) == (1, 0)
     house.go.set()
     assert house.app.wait_for_run(run_id).wait(LONG).status == "completed"
+
+
+class StoppedBetween(HandClock):
+    """A clock whose process is stopped for a whole lease between reading one hand and the other."""
+
+    stops = 0
+
+    def now(self) -> int:
+        wall = super().now()
+        if self.stops:
+            self.stops -= 1
+            self.advance(LEASE)
+        return wall
+
+
+def test_s9_a_process_stopped_between_two_readings_takes_that_for_no_jump() -> None:
+    clock = StoppedBetween()
+    judge = Judge(clock, LEASE)
+    clock.stops = 1
+    assert judge.may_judge()
+    assert judge.may_judge()

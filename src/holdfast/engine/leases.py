@@ -206,12 +206,19 @@ class Judge:
     def __init__(self, clock: Clock, lease: float) -> None:
         self._clock = clock
         self._lease = lease
-        self._offset = clock.now() / 1e6 - clock.steady()
         self._suspended_until = 0.0
+        self._offset = self._read()[1]
+
+    def _read(self) -> tuple[float, float]:
+        """The steady time, and how far the wall clock is from it."""
+        while True:
+            before, wall, now = self._clock.steady(), self._clock.now(), self._clock.steady()
+            # Whoever is stopped between two readings would take the time that passed for a jump.
+            if now - before < self._lease / 6:
+                return now, wall / 1e6 - now
 
     def may_judge(self) -> bool:
-        now = self._clock.steady()
-        offset = self._clock.now() / 1e6 - now
+        now, offset = self._read()
         if abs(offset - self._offset) > self._lease / 3:
             self._suspended_until = now + self._lease
         self._offset = offset
