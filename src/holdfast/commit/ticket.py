@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, TypeAlias, TypeVar, get_args
 
 from .reply import Reply
 
@@ -22,21 +22,11 @@ Verb: TypeAlias = Literal[
     "claim",
 ]
 
-#: The order of the verbs within a round. Renewals first: they keep leases that the same round may judge. What a run
-#: says of itself before its end, ends before claims, so that a freed slot is filled in the same transaction.
+#: The order of the verbs within a round, as they are named above. Renewals first: they keep leases that the same round
+#: may judge. What a run says of itself before its end, ends before claims, so that a freed slot is filled in the same
+#: transaction.
 #: Grouping reorders strangers only: who shares a round asked at the same time, and every verb is guarded.
-ORDER: tuple[Verb, ...] = (
-    "renew_leases",
-    "save_progress",
-    "save_logs",
-    "save_steps",
-    "finish",
-    "recall",
-    "cancel",
-    "trigger",
-    "expire",
-    "claim",
-)
+ORDER: tuple[Verb, ...] = get_args(Verb)
 
 
 class Ticket(Reply[T], Generic[T]):
