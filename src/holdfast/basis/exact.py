@@ -121,7 +121,7 @@ def _same_moment(before: Any, after: Any) -> bool:
 def _same_zone(before: tzinfo | None, after: tzinfo | None) -> bool:
     if type(before) is not type(after):
         return False
-    if type(before) is ZoneInfo:
+    if type(before) is ZoneInfo:  # and so is `after`, which type checkers can't tell
         return bool(before.key == after.key)  # type: ignore[union-attr]
     if type(before) is timezone:
         return str(before) == str(after) and bool(before == after)

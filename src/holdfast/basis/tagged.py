@@ -156,6 +156,8 @@ def _pack_by_annotation(value: Any, depth: int) -> Any:
 def _pack_zone(zone: tzinfo | None, value: Any) -> list[Any] | None:
     if zone is None:
         return None
+    # Exactly these classes: a subclass would come back as its base. Type checkers don't see through `kind`, hence the
+    # ignores below.
     kind = type(zone)
     if kind is timezone:
         offset = zone.utcoffset(None)

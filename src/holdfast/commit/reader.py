@@ -118,7 +118,7 @@ class Reader:
             try:
                 with inside:
                     if self._connection is None:
-                        self._connection = self._connect()
+                        self._connection = self.store.open(read_only=True)
                     answers.append((reply, question(self._connection), None))
             except Exception as error:
                 meant = self.store.translate(error)
@@ -126,15 +126,6 @@ class Reader:
                     self._disconnect()
                 answers.append((reply, None, meant))
         answer(answers)
-
-    def _connect(self) -> Any:
-        connection = self.store.connect(read_only=True)
-        try:
-            self.store.check_schema(connection)
-        except BaseException:
-            self.store.disconnect(connection)
-            raise
-        return connection
 
     def _disconnect(self) -> None:
         if self._connection is not None:

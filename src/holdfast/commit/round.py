@@ -70,7 +70,7 @@ class Rounds:
         return trouble
 
     def _announce(self, answers: list[Answer]) -> None:
-        for ticket, value, _ in answers:
+        for ticket, value, _ in answers:  # answers of a round are tickets, though the type says reply
             if (then := ticket.then) is not None:  # type: ignore[attr-defined]
                 try:
                     then(value)
@@ -97,7 +97,7 @@ class Rounds:
         tx: Tx | None = None
         try:
             if self.connection is None:
-                self.connection = self._connect()
+                self.connection = self.store.open()
             tx = self._begin()
             tx.replay = replay
             for verb in ORDER:
@@ -139,15 +139,6 @@ class Rounds:
             self._longest, self._until = waited, now + min(waited, _LENIENT)
         tx.waited = self._longest
         return tx
-
-    def _connect(self) -> Any:
-        connection = self.store.connect()
-        try:
-            self.store.check_schema(connection)
-        except BaseException:
-            self.store.disconnect(connection)
-            raise
-        return connection
 
     def disconnect(self) -> None:
         """Close the connection; the next round opens another."""

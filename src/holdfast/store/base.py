@@ -171,6 +171,16 @@ class Store(ABC):
     def connect(self, *, read_only: bool = False) -> Any:
         """A new connection. `StoreUnavailable` if the database can't be reached or opened."""
 
+    def open(self, *, read_only: bool = False) -> Any:
+        """A new connection to tables that are exactly those that this code knows; otherwise `SchemaError`."""
+        connection = self.connect(read_only=read_only)
+        try:
+            self.check_schema(connection)
+        except BaseException:
+            self.disconnect(connection)
+            raise
+        return connection
+
     @abstractmethod
     def disconnect(self, connection: Any) -> None:
         """Close the connection. Never raises."""
