@@ -7,11 +7,13 @@ import random
 import select
 import signal
 import sqlite3
+from pathlib import Path
 from typing import Any
 
 import pytest
 from crash_checker import AUDIT, Checker
 from crash_field import Field, Tally
+from crash_world import World, read
 from test_crash_points import row
 
 pytestmark = pytest.mark.crash
@@ -56,6 +58,15 @@ def test_killing_all_processes_twenty_times_loses_and_doubles_nothing(crash_fiel
     assert tally.kills == 3 * ROUNDS
     assert found.counts["runs"] >= 5 * ROUNDS / 2
     assert found.counts["takeovers"] >= ROUNDS / 4
+
+
+def test_the_beginning_of_a_line_that_a_killed_process_left_is_no_event(tmp_path: Path) -> None:
+    path = tmp_path / "world.jsonl"
+    World(path).tell("asked", op="trigger")
+    with path.open("a") as file:
+        file.write('\n{"ev": "ok", "pi')
+    World(path).tell("asked", op="cancel")
+    assert [event["op"] for event in read(path)] == ["trigger", "cancel"]
 
 
 def _listen(bell: int, events: int) -> None:

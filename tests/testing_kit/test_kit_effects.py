@@ -66,3 +66,14 @@ def test_a_file_takes_the_effects_of_several_processes(tmp_path: Path, monkeypat
 def test_keys_are_strings(key: object, idempotency_key: object) -> None:
     with pytest.raises(ValidationError, match="is not a string"):
         effects.record(key, idempotency_key=idempotency_key)  # type: ignore[arg-type]
+
+
+def test_the_beginning_of_a_line_that_a_killed_process_left_stands_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "effects"
+    path.write_text('["paid", null, "k1"]\n["pa')
+    monkeypatch.setenv("HOLDFAST_EFFECTS", str(path))
+    effects.record("mailed", idempotency_key="k2")
+    effects.record("paid", idempotency_key="k1")
+    assert [effect.key for effect in effects.read(str(path))] == ["paid", "mailed"]

@@ -75,7 +75,7 @@ def read(path: str) -> list[Effect]:
     """The effects in a file."""
     try:
         with open(path, encoding="utf-8") as file:
-            return [Effect(*json.loads(line)) for line in file]
+            return [Effect(*json.loads(line)) for line in file if line.endswith("]\n")]
     except FileNotFoundError:
         return []
 
@@ -92,4 +92,12 @@ def _append(path: str, effect: Effect) -> None:
         # Released with the file, and by a kill.
         fcntl.flock(file, fcntl.LOCK_EX)
         if not _is_known(effect, read(path)):
-            file.write(json.dumps([effect.key, effect.step, effect.idempotency_key]) + "\n")
+            # A process killed inside its write may have left the beginning of a line: what it stood for was not done.
+            stump = "\n" if file.tell() and not _ends_a_line(path) else ""
+            file.write(stump + json.dumps([effect.key, effect.step, effect.idempotency_key]) + "\n")
+
+
+def _ends_a_line(path: str) -> bool:
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
