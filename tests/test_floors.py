@@ -24,6 +24,8 @@ FLOORS = {
     # the face
     "__init__": 6,
     "app": 6,
+    "managing": 6,
+    "watching": 6,
     "job": 6,
     "reply": 6,
     "run": 6,

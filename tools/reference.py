@@ -93,13 +93,20 @@ def is_private(name: str) -> bool:
 
 
 def bases(node: ast.ClassDef, tree: ast.Module) -> Iterator[ast.ClassDef]:
-    """The class, and those of its bases that are private to its module: their members are its own to readers."""
+    """The class, and those of its bases that nobody imports: their members are its own to readers."""
     yield node
+    imported = {
+        alias.name: item.module
+        for item in tree.body
+        if isinstance(item, ast.ImportFrom) and item.module and item.level == 1
+        for alias in item.names
+    }
     for base in node.bases:
-        if isinstance(base, ast.Name) and is_private(base.id):
-            for found in find(tree, base.id):
-                if isinstance(found, ast.ClassDef):
-                    yield from bases(found, tree)
+        if isinstance(base, ast.Name):
+            home = module(imported[base.id]) if base.id in imported else tree
+            for found in find(home, base.id):
+                if isinstance(found, ast.ClassDef) and (is_private(base.id) or base.id in imported):
+                    yield from bases(found, home)
 
 
 def members(node: ast.ClassDef) -> Iterator[str]:

@@ -34,7 +34,7 @@ from .model.run import NewRun, RunStatus
 from .run import Run
 
 if TYPE_CHECKING:
-    from .app import Holdfast
+    from .managing import Managing
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -114,7 +114,7 @@ class Job(Generic[P, R_co]):
     `fn` is the plain function: call that to run it as what it is.
     """
 
-    def __init__(self, definition: JobDefinition, app: Holdfast | None, options: TriggerOptions | None = None) -> None:
+    def __init__(self, definition: JobDefinition, app: Managing | None, options: TriggerOptions | None = None) -> None:
         self._definition = definition
         self._app = app
         self._options = options or TriggerOptions()
@@ -227,7 +227,7 @@ class Job(Generic[P, R_co]):
                 "or .fn(…) for the plain function."
             )
 
-    def _need_app(self) -> Holdfast:
+    def _need_app(self) -> Managing:
         if self._app is None:
             raise DefinitionError(
                 f"Job {self.name!r} belongs to no app yet. Use what app.register({self.fn.__name__}) gives."

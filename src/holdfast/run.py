@@ -17,8 +17,8 @@ from .model.run import Disposition, RunRow, RunStatus
 from .model.step import LogRow, StepRow
 
 if TYPE_CHECKING:
-    from .app import Holdfast
     from .engine.registry import JobDefinition
+    from .managing import Managing
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -35,7 +35,7 @@ class Run(Generic[R_co]):
     __slots__ = ("_app", "_job", "_row", "disposition")
 
     def __init__(
-        self, app: Holdfast, row: RunRow, job: JobDefinition | None, disposition: Disposition | None = None
+        self, app: Managing, row: RunRow, job: JobDefinition | None, disposition: Disposition | None = None
     ) -> None:
         self._app = app
         self._row = row

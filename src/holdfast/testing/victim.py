@@ -190,7 +190,7 @@ def _error(row: StepRow) -> str | None:
 def _moved(job: Job[..., Any], call: Call[Any], store: _Store, clock: HandClock, world: World) -> Holdfast:
     """The job's own app, now on this database: what the job triggers by its handles must not go to the real one."""
     app = job._app
-    if app is None:
+    if not isinstance(app, Holdfast):
         app = Holdfast("sqlite://", worker=False)
         app.register(job)
     before = app._engine
