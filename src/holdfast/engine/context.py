@@ -12,9 +12,12 @@ import functools
 import inspect
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Self, TypeVar, cast, overload
 
-from ..basis.errors import DefinitionError
+from ..basis.durations import Duration, seconds
+from ..basis.errors import DefinitionError, ValidationError
+from ..basis.text import shown
+from ..model.retry import Retry
 from .calls import GIVES_COROUTINE
 from .signals import AbortSignal
 
@@ -29,6 +32,31 @@ F = TypeVar("F", bound=Callable[..., Any])
 current: contextvars.ContextVar[Execution | None] = contextvars.ContextVar("holdfast_run", default=None)
 #: The step whose body is running here.
 current_step: contextvars.ContextVar[str | None] = contextvars.ContextVar("holdfast_step", default=None)
+
+
+#: The same and its number, where it is not the first try.
+current_try: contextvars.ContextVar[tuple[str, int] | None] = contextvars.ContextVar("holdfast_try", default=None)
+
+
+class StepOptions(NamedTuple):
+    """How a step is called."""
+
+    retry: Retry | None = None
+    timeout: float | None = None
+    """Seconds that one try may take."""
+
+
+PLAIN = StepOptions()
+
+
+def step_options(retry: object, timeout: object, before: StepOptions = PLAIN) -> StepOptions:
+    """What was given, checked, over what was said before."""
+    if retry is not None and not isinstance(retry, Retry):
+        raise ValidationError(f"retry: {shown(retry)} is none. Write retry=Retry(max_retries=3, delay=1).")
+    limit = None if timeout is None else seconds(cast("Duration", timeout), "timeout")
+    if limit is not None and limit <= 0:
+        raise ValidationError(f"timeout: {shown(timeout)} must be longer than 0 seconds.")
+    return StepOptions(before.retry if retry is None else retry, before.timeout if limit is None else limit)
 
 
 class Unwind(asyncio.CancelledError):
@@ -63,10 +91,11 @@ class StepLog:
 
 
 class _StepBase:
-    __slots__ = ("_execution", "log")
+    __slots__ = ("_execution", "_how", "log")
 
-    def __init__(self, execution: Execution) -> None:
+    def __init__(self, execution: Execution, how: StepOptions = PLAIN) -> None:
         self._execution = execution
+        self._how = how
         self.log: StepLog = StepLog(execution)
         """Lines for people: `step.log.info("imported", count=7)`. Never lost once the step that wrote them is saved."""
 
@@ -83,6 +112,12 @@ class _StepBase:
     def attempt(self) -> int:
         """How many retries of the run came before; 0 in the first attempt."""
         return self._execution.row.attempt
+
+    @property
+    def previous_error(self) -> str | None:
+        """The message of what ended the attempt before; None in the first one."""
+        row = self._execution.row
+        return self._execution.engine.payloads.open_some(row.error) if row.attempt else None
 
     @property
     def labels(self) -> dict[str, str]:
@@ -110,6 +145,14 @@ class _StepBase:
         """Unwind this execution if it should stop. What unwinds is no `Exception`: `except Exception` lets it pass."""
         self._execution.check()
 
+    def options(self, *, retry: Retry | None = None, timeout: Duration | None = None) -> Self:
+        """The same step object, whose `run` calls with these options: `step.options(timeout="30s").run("name", fn)`.
+
+        `retry`: try again when `fn` raises; each failed try is durable before the next one begins. `timeout` of one
+        try: then `fn` is told by its `signal`, and cancelled if it is async; the try fails with `TimeoutError`.
+        """
+        return type(self)(self._execution, step_options(retry, timeout, self._how))
+
     def progress(self, current: float, total: float | None = None, message: str | None = None) -> None:
         """Say how far the run is. Returns at once; of many in a row the last one is kept."""
         self._execution.notes.progress(current, total, message)
@@ -135,10 +178,11 @@ class Step(_StepBase):
 
         When it returns, the value survives a power cut. The value comes back as it was saved: equal and of the same
         type, or `NotKept` is raised. A sync `fn` is called in a thread. What `fn` raises is raised here, live and on
-        replay alike. A parameter `signal: AbortSignal | None = None` of `fn` gets the run's signal.
+        replay alike. A parameter `signal: AbortSignal | None = None` of `fn` gets the run's signal (with a `timeout`
+        its own, which is set by either). Retries and a time limit: see `options`.
         """
         execution = self._execution
-        return execution.steps.run(execution.branches.place(name), fn, args, kwargs)
+        return execution.steps.run(execution.branches.place(name), fn, args, kwargs, self._how)
 
 
 class SyncStep(_StepBase):
@@ -155,13 +199,13 @@ class SyncStep(_StepBase):
 
         See `Step.run`. An async `fn` runs in the app's event loop.
         """
-        return self._execution.steps.run_sync(name, fn, args, kwargs)
+        return self._execution.steps.run_sync(name, fn, args, kwargs, self._how)
 
 
 STEP_TYPES = (Step, SyncStep)
 
 
-def step_function(fn: F, name: str | None, key: Callable[..., str] | None) -> F:
+def step_function(fn: F, name: str | None, key: Callable[..., str] | None, how: StepOptions = PLAIN) -> F:
     """The function, as a step wherever a run calls it; elsewhere it is what it was."""
     base = name if name is not None else str(getattr(fn, "__name__", "step"))
 
@@ -176,7 +220,7 @@ def step_function(fn: F, name: str | None, key: Callable[..., str] | None) -> F:
             if execution is None:
                 called: Coroutine[Any, Any, Any] = fn(*args, **kwargs)
                 return called
-            return execution.steps.run(execution.branches.place(named(args, kwargs)), fn, args, kwargs)
+            return execution.steps.run(execution.branches.place(named(args, kwargs)), fn, args, kwargs, how)
 
         setattr(step_async, GIVES_COROUTINE, True)
         if sys.version_info >= (3, 12):
@@ -191,6 +235,6 @@ def step_function(fn: F, name: str | None, key: Callable[..., str] | None) -> F:
         execution = current.get()
         if execution is None:
             return fn(*args, **kwargs)
-        return execution.steps.run_sync(named(args, kwargs), fn, args, kwargs)
+        return execution.steps.run_sync(named(args, kwargs), fn, args, kwargs, how)
 
     return cast("F", step_sync)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextvars
+import functools
 import inspect
 import itertools
 import weakref
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from ..basis.errors import (
     AmbiguousStep,
@@ -23,17 +25,19 @@ from ..basis.errors import (
     StoreClosed,
     StoreUnavailable,
 )
-from ..basis.failures import Failure, keep_failure, load_failure
+from ..basis.failures import Failure, failed_text, keep_failure, load_failure
 from ..basis.text import clean, error_text
 from ..basis.values import plain
 from ..commit.reply import Reply
 from ..commit.ticket import Ticket
 from ..model.step import StepKey, StepRow
 from ..store.base import STEP_PAGE, StepSave
+from .attempts import Attempt, Attempts, current_attempt
 from .branches import Place, here
 from .calls import Callee, callee, fingerprint
-from .context import Unwind, current_step
+from .context import PLAIN, StepOptions, Unwind, current_step, current_try
 from .history import History
+from .timed import Timed
 
 if TYPE_CHECKING:
     from .execution import Execution
@@ -51,6 +55,9 @@ def longer(pause: float) -> float:
     return min(pause * 2, _LONGEST_PAUSE)
 
 
+_Tokens: TypeAlias = "tuple[contextvars.Token[str | None], contextvars.Token[tuple[str, int] | None] | None]"
+
+
 class _Opened(NamedTuple):
     """A step that is about to be called."""
 
@@ -60,6 +67,7 @@ class _Opened(NamedTuple):
     known: Callee
     fingerprint: str
     started_at: int
+    how: StepOptions
 
 
 class _Result(NamedTuple):
@@ -68,6 +76,8 @@ class _Result(NamedTuple):
     row: StepRow
     value: Any
     error: Exception | None
+    raised: Exception | None = None
+    """The error itself, which says whether another try may help."""
 
     def give(self) -> Any:
         if self.error is not None:
@@ -94,11 +104,15 @@ class Steps:
         self._page: tuple[int, Reply[list[StepRow]]] | None = None
         self._positions = itertools.count()
         self._reported_change = False
+        self._attempts = Attempts(execution)
+        self._riders = execution.engine.committer.riders
 
     # -- steps: what both colours share ------------------------------------------------------------------------
 
     def _enter(self, place: Place) -> None:
         self._execution.check()
+        if (attempt := current_attempt.get()) is not None and attempt.told:
+            raise Unwind  # the step around this one has failed: it took too long
         try:
             self._execution.branches.enter(place)
         except AmbiguousStep as error:
@@ -125,6 +139,15 @@ class Steps:
             raise self._must_fail(error) from None
         raise failure
 
+    def _unsealed(self, saved: StepRow | None) -> StepRow | None:
+        if saved is None:
+            return None
+        opens = self._engine.payloads.open_some
+        try:
+            return saved._replace(output=opens(saved.output), error=opens(saved.error))
+        except Outdated as error:
+            raise self._must_fail(error) from None
+
     def _changed(self, what: str, before: str, after: str) -> None:
         text = (
             f"{what[0].upper()}{what[1:]} was saved by {before} and is now called as {after}. Its saved value is used; "
@@ -140,30 +163,80 @@ class Steps:
         """A success counts for ever, a failure within its attempt: a retry of the run is there to try it again."""
         return saved.status == "completed" or saved.attempt == self._run.attempt
 
-    def _open(self, key: StepKey, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Opened:
+    def _open(
+        self, key: StepKey, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], how: StepOptions
+    ) -> _Opened:
         known = callee(fn)
         mark = fingerprint(known.name, args, kwargs)
-        return _Opened(key, next(self._positions), fn, known, mark, self._engine.clock.now())
+        return _Opened(key, next(self._positions), fn, known, mark, self._engine.clock.now(), how)
 
-    def _begin(self, opened: _Opened, kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _begin(self, opened: _Opened) -> Attempt:
+        """Its first try here."""
         self._execution.check()
         hub = self._engine.hub
-        if hub.hears("step:start"):
+        if hub.hears("step:start", self._run.id):
             hub.tell("step:start", self._run, step_name=opened.key.name, step_index=opened.position)
-        self.bodies[opened.key] = here()
+        return Attempt(self._execution, opened.key, opened.position, 0, opened.started_at)
+
+    def _next(self, opened: _Opened, attempt: Attempt) -> Attempt:
+        self._execution.check()
+        since = self._engine.clock.now()
+        return Attempt(self._execution, opened.key, opened.position, attempt.number + 1, since)
+
+    def _enter_body(self, attempt: Attempt) -> _Tokens:
+        self.bodies[attempt.key] = here()
+        self._riders[attempt] = None
+        name = str(attempt.key)
+        return current_step.set(name), current_try.set((name, attempt.number)) if attempt.number else None
+
+    def _leave_body(self, attempt: Attempt, tokens: _Tokens) -> None:
+        current_step.reset(tokens[0])
+        if tokens[1] is not None:
+            current_try.reset(tokens[1])
+        self._riders.pop(attempt, None)
+        del self.bodies[attempt.key]
+
+    def _with_signal(self, opened: _Opened, kwargs: dict[str, Any]) -> dict[str, Any]:
         if opened.known.wants_signal and "signal" not in kwargs:
             return {**kwargs, "signal": self._execution.signal}
         return kwargs
+
+    def _timed(self, opened: _Opened, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Timed:
+        assert opened.how.timeout is not None
+        return Timed(self._execution, attempt, opened.how.timeout, opened.known, opened.fn, args, kwargs)
+
+    def _another(self, opened: _Opened, attempt: Attempt, result: _Result) -> int | None:
+        """Microseconds from the failure to the next try; None if this one counts. Says so in the log."""
+        error = result.raised
+        if error is None or (delay := self._attempts.delay(opened.how, attempt, error)) is None:
+            return None
+        most = 0 if opened.how.retry is None else opened.how.retry.max_retries + 1
+        token = current_step.set(str(opened.key))
+        text = f"try {attempt.number + 1} of {most} failed, again in {delay / 1e6:g} s: {failed_text(error)}"
+        self._execution.notes.log("warning", text, {})
+        current_step.reset(token)
+        return delay
+
+    def _saving_try(self, attempt: Attempt, result: _Result) -> list[Ticket[Any]]:
+        return [*self._execution.notes.pending(), attempt.ended(result.row.completed_at, result.raised)]
 
     def _still_counts(self, opened: _Opened) -> None:
         """Unwind if what the body came to is of no use any more."""
         try:
             self._execution.check()
         except Unwind:
-            hub = self._engine.hub
-            if self._execution.signal.reason == "cancelled" and hub.hears("step:cancel"):
-                hub.tell("step:cancel", self._run, step_name=opened.key.name, step_index=opened.position)
+            self._dropped(opened.key.name, opened.position)
             raise
+
+    def _dropped(self, name: str, position: int) -> None:
+        """What the body came to is of no use; if that is because the run was cancelled, say so once it is known."""
+
+        def tell(reason: str) -> None:
+            hub = self._engine.hub
+            if reason == "cancelled" and hub.hears("step:cancel", self._run.id):
+                hub.tell("step:cancel", self._run, step_name=name, step_index=position)
+
+        self._execution.signal.on_abort(tell)
 
     def _succeeded(self, opened: _Opened, value: Any) -> _Result:
         self._still_counts(opened)
@@ -182,7 +255,7 @@ class Steps:
         if seen is not error:
             # By way of the base class: the user's own may have hooks on its attributes that raise.
             BaseException.with_traceback(seen, BaseException.__dict__["__traceback__"].__get__(error))
-        return _Result(self._checkpoint(opened, "failed", None, failure.to_json()), None, seen)
+        return _Result(self._checkpoint(opened, "failed", None, failure.to_json()), None, seen, error)
 
     def _refused(self, opened: _Opened, error: Exception) -> _Result:
         """The database can't hold this very row, whenever it is asked."""
@@ -194,27 +267,32 @@ class Steps:
             self._run.generation, opened.fingerprint, output, error, opened.started_at, self._engine.clock.now(),
         )  # fmt: skip
 
-    def _saving(self, result: _Result) -> list[Ticket[Any]]:
+    def _saving(self, result: _Result, attempt: Attempt) -> list[Ticket[Any]]:
         row, execution = result.row, self._execution
+        seal = self._engine.payloads.seal_some
+        sealed = row._replace(output=seal(row.output), error=seal(row.error))
         ticket: Ticket[bool] = Ticket(
             "save_steps",
-            StepSave(execution.lease.owner, row, not self.moved_on),
+            StepSave(execution.lease.owner, sealed, not self.moved_on),
             what=f"step {row.name!r} of run {row.run_id}",
             then=lambda accepted: self._saved(result, accepted),
             weight=len(row.output or ""),
         )
-        return [*execution.notes.pending(), ticket]
+        # A first try is told by the step itself.
+        tries = [attempt.ended(row.completed_at, result.raised)] if attempt.number else []
+        return [*execution.notes.pending(), *tries, ticket]
 
     def _saved(self, result: _Result, accepted: bool) -> None:
         """In the committing thread: also if whoever waited for the step was cancelled meanwhile."""
         row, hub = result.row, self._engine.hub
         if not accepted:
             self._execution.lease_lost(None)
+            self._dropped(row.name, row.position)
             return
         self.moved_on = True
         self.completed += result.error is None
         self.last_position = max(self.last_position, row.position)
-        if result.error is None and hub.hears("step:complete"):
+        if result.error is None and hub.hears("step:complete", row.run_id):
             hub.tell(
                 "step:complete",
                 self._run,
@@ -223,7 +301,7 @@ class Steps:
                 output=plain(row.output or "null"),
                 duration=(row.completed_at - row.started_at) / 1e6,
             )
-        elif result.error is not None and hub.hears("step:fail"):
+        elif result.error is not None and hub.hears("step:fail", row.run_id):
             error = error_text(result.error)
             hub.tell("step:fail", self._run, step_name=row.name, step_index=row.position, error=error)
 
@@ -247,22 +325,33 @@ class Steps:
 
     # -- steps: async ------------------------------------------------------------------------------------------
 
-    async def run(self, place: Place, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    async def run(
+        self,
+        place: Place,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        how: StepOptions = PLAIN,
+    ) -> Any:
         """A step of an async job."""
         self._enter(place)
         try:
             saved = await self._find(place.key)
-            opened = self._open(place.key, fn, args, kwargs)
+            opened = self._open(place.key, fn, args, kwargs, how)
             if saved is not None and self._counts(saved):
                 return self._replay(saved, opened)
-            result = await self._call_body(opened, args, self._begin(opened, kwargs))
+            attempt = self._begin(opened)
+            if how.retry is None:
+                result = await self._call_body(opened, attempt, args, kwargs)
+            else:
+                attempt, result = await self._try(opened, attempt, args, kwargs)
             try:
-                accepted = await self._execution.write(lambda: self._saving(result))
+                accepted = await self._execution.write(lambda: self._saving(result, attempt))
             except TROUBLE:
                 raise
             except Exception as error:
                 result = self._refused(opened, error)
-                accepted = await self._execution.write(lambda: self._saving(result))
+                accepted = await self._execution.write(lambda: self._saving(result, attempt))
             if not accepted:
                 raise Unwind
             if self._execution.notes.has_lost:
@@ -272,28 +361,50 @@ class Steps:
             self._execution.branches.leave(place)
 
     async def _find(self, key: StepKey) -> StepRow | None:
-        pause = FIRST_PAUSE
-        while (saved := self._history.take(key)) is None and self._history.more:
-            first, page = self._next_page()
+        pause, saved = FIRST_PAUSE, None
+        while True:
             try:
-                self._history.add(first, await page)
+                while saved is None and (saved := self._history.take(key)) is None and self._history.more:
+                    first, page = self._next_page()
+                    self._history.add(first, await page)
+                return self._unsealed(saved)
             except StoreUnavailable as error:
                 self._execution.refused_for_now(error)
-                await self._execution.worker.pause(pause)
-                pause = longer(pause)
-        return saved
+            await self._execution.worker.pause(pause)
+            pause = longer(pause)
 
-    async def _call_body(self, opened: _Opened, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Result:
-        token = current_step.set(str(opened.key))
+    async def _try(
+        self, opened: _Opened, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Attempt, _Result]:
+        """Call the body until it comes to something that counts: the last try, and that."""
+        before = await self._attempts.before(opened.key)
+        if before.failed:
+            await self._attempts.rest(self._attempts.rest_of(opened.how, before))
+            attempt = self._next(opened, attempt.after(before))
+        while True:
+            result = await self._call_body(opened, attempt, args, kwargs)
+            if (delay := self._another(opened, attempt, result)) is None:
+                return attempt, result
+            if not await self._execution.write(functools.partial(self._saving_try, attempt, result)):
+                raise Unwind
+            await self._attempts.rest(self._attempts.left_of(delay, result.row.completed_at))
+            attempt = self._next(opened, attempt)
+
+    async def _call_body(
+        self, opened: _Opened, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> _Result:
+        tokens = self._enter_body(attempt)
         try:
-            value = await self._call(opened.known, opened.fn, args, kwargs)
+            if opened.how.timeout is None:
+                value = await self._call(opened.known, opened.fn, args, self._with_signal(opened, kwargs))
+            else:
+                value = await self._timed(opened, attempt, args, kwargs).result()
         except Exception as error:
             return self._failed(opened, error)
         else:
             return self._succeeded(opened, value)
         finally:
-            current_step.reset(token)
-            del self.bodies[opened.key]
+            self._leave_body(attempt, tokens)
 
     async def _call(self, known: Callee, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if known.is_async:
@@ -301,12 +412,20 @@ class Steps:
         if self._engine.options.inline:
             value = fn(*args, **kwargs)
         else:
+            self._execution.notes.before_a_thread()
             value = await self._engine.threads.call(fn, *args, **kwargs)
         return await value if _is_awaitable(value) else value
 
     # -- steps: sync -------------------------------------------------------------------------------------------
 
-    def run_sync(self, name: str, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def run_sync(
+        self,
+        name: str,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        how: StepOptions = PLAIN,
+    ) -> Any:
         """A step of a sync job, in its thread. The same story as `run`, blocking."""
         if asyncio._get_running_loop() is not None and not self._engine.options.inline:
             raise DefinitionError(
@@ -317,17 +436,21 @@ class Steps:
         self._enter(place)
         try:
             saved = self._find_sync(place.key)
-            opened = self._open(place.key, fn, args, kwargs)
+            opened = self._open(place.key, fn, args, kwargs, how)
             if saved is not None and self._counts(saved):
                 return self._replay(saved, opened)
-            result = self._call_body_sync(opened, args, self._begin(opened, kwargs))
+            attempt = self._begin(opened)
+            if how.retry is None:
+                result = self._call_body_sync(opened, attempt, args, kwargs)
+            else:
+                attempt, result = self._try_sync(opened, attempt, args, kwargs)
             try:
-                accepted = self._execution.write_sync(lambda: self._saving(result))
+                accepted = self._execution.write_sync(lambda: self._saving(result, attempt))
             except TROUBLE:
                 raise
             except Exception as error:
                 result = self._refused(opened, error)
-                accepted = self._execution.write_sync(lambda: self._saving(result))
+                accepted = self._execution.write_sync(lambda: self._saving(result, attempt))
             if not accepted:
                 raise Unwind
             if self._execution.notes.has_lost:
@@ -337,28 +460,49 @@ class Steps:
             self._execution.branches.leave(place)
 
     def _find_sync(self, key: StepKey) -> StepRow | None:
-        pause = FIRST_PAUSE
-        while (saved := self._history.take(key)) is None and self._history.more:
-            first, page = self._next_page()
+        pause, saved = FIRST_PAUSE, None
+        while True:
             try:
-                self._history.add(first, page.wait())
+                while saved is None and (saved := self._history.take(key)) is None and self._history.more:
+                    first, page = self._next_page()
+                    self._history.add(first, page.wait())
+                return self._unsealed(saved)
             except StoreUnavailable as error:
                 self._execution.refused_for_now(error)
-                self._execution.signal.wait(pause)
-                pause = longer(pause)
-        return saved
+            self._execution.signal.wait(pause)
+            pause = longer(pause)
 
-    def _call_body_sync(self, opened: _Opened, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Result:
-        token = current_step.set(str(opened.key))
+    def _try_sync(
+        self, opened: _Opened, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Attempt, _Result]:
+        before = self._attempts.before_sync(opened.key)
+        if before.failed:
+            self._attempts.rest_sync(self._attempts.rest_of(opened.how, before))
+            attempt = self._next(opened, attempt.after(before))
+        while True:
+            result = self._call_body_sync(opened, attempt, args, kwargs)
+            if (delay := self._another(opened, attempt, result)) is None:
+                return attempt, result
+            if not self._execution.write_sync(functools.partial(self._saving_try, attempt, result)):
+                raise Unwind
+            self._attempts.rest_sync(self._attempts.left_of(delay, result.row.completed_at))
+            attempt = self._next(opened, attempt)
+
+    def _call_body_sync(
+        self, opened: _Opened, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> _Result:
+        tokens = self._enter_body(attempt)
         try:
-            value = self._call_sync(opened.fn, args, kwargs)
+            if opened.how.timeout is None or self._engine.options.inline:
+                value = self._call_sync(opened.fn, args, self._with_signal(opened, kwargs))
+            else:
+                value = self._in_loop(self._timed(opened, attempt, args, kwargs).result())
         except Exception as error:
             return self._failed(opened, error)
         else:
             return self._succeeded(opened, value)
         finally:
-            current_step.reset(token)
-            del self.bodies[opened.key]
+            self._leave_body(attempt, tokens)
 
     def _call_sync(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         value = fn(*args, **kwargs)
@@ -368,8 +512,11 @@ class Steps:
             if inspect.iscoroutine(value):
                 value.close()
             raise DefinitionError("An async step in a sync job needs threads; make the job async.")
+        return self._in_loop(_awaited(value))
+
+    def _in_loop(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         try:
-            return asyncio.run_coroutine_threadsafe(_awaited(value), self._execution.worker.loop).result()
+            return asyncio.run_coroutine_threadsafe(coroutine, self._execution.worker.loop).result()
         except concurrent.futures.CancelledError:
             # An Exception, other than asyncio's: it would be saved as the failure of the step.
             raise asyncio.CancelledError from None
