@@ -3,6 +3,8 @@
 An execution trusts its own state, never the exception that comes out of the user's code. Once it is *closed* (the run
 was cancelled, the lease is lost, the worker gives it back) nothing that it still does counts: every later `step.*`
 raises `Unwind`, and whatever the function returns, raises or swallows is ignored.
+
+Long because it is one life: how a run begins, who may stop it at any of its lines, and how its end is written.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..basis.clock import to_datetime
+from ..basis.clock import Timer, to_datetime
 from ..basis.errors import NotKept, StoreUnavailable
 from ..basis.text import clean, error_text
 from ..basis.values import COMPARED_BYTES
@@ -24,20 +26,30 @@ from ..rules.lifecycle import TABLE, Cause
 from ..store.base import Ended, Ending, Lease
 from .branches import Branches, here
 from .context import Step, SyncStep, Unwind, current
+from .limits import Limits
 from .notes import Notes
-from .outcome import Outcome, outcome_of
+from .outcome import Outcome, alone, outcome_of
 from .registry import JobDefinition
 from .signals import AbortSignal
 from .steps import FIRST_PAUSE, TROUBLE, Steps, longer
+from .validation import validated
 
 if TYPE_CHECKING:
     from .engine import Engine
     from .worker import Worker
 
 
-#: Microseconds that a run rests which somebody outside has cancelled with its task: most likely this loop is going
-#: down, and would claim it again in the same round.
-_AFTER_HOST_CANCEL = 1_000_000
+#: Microseconds that a run rests which can't be executed here and now: somebody outside has cancelled its task (most
+#: likely this loop is going down), or its input can't be opened. It would be claimed again in the same round.
+_REST = 1_000_000
+
+
+#: What the user's code is told by its signal when somebody else has ended the run.
+_WHY: dict[str | None, str] = {RunStatus.CANCELLED: "cancelled", RunStatus.TIMED_OUT: "timeout"}
+
+
+class _NotNow(Exception):
+    """Nothing has begun, and it can't now."""
 
 
 class Execution:
@@ -61,7 +73,13 @@ class Execution:
         self.branches: Branches = Branches(row.id)
         self.notes: Notes = Notes(self)
         self.steps: Steps = Steps(self, steps)
+        self.limits: Limits = Limits()
+        self.timed_out: bool = False
+        """The time of this attempt is over: all that is left is to write that."""
+        self._timers: list[Timer] = []
         self._ending_now = False
+        self._ender: Any = None
+        """The task that writes the end."""
         self._interrupted = False
 
     # -- the run -----------------------------------------------------------------------------------------------
@@ -70,10 +88,11 @@ class Execution:
         """Execute the run and write how it ended. Never raises, but for what ends the whole process."""
         current.set(self)
         hub = self.engine.hub
-        if hub.hears("run:leased"):
+        if hub.hears("run:leased", self.row.id):
             hub.tell(
                 "run:leased",
                 self.row,
+                input=self.engine.payloads.shown(self.row.input),
                 lease_owner=self.lease.owner,
                 lease_expires_at=to_datetime(self.row.lease_expires_at),
             )
@@ -103,24 +122,33 @@ class Execution:
                 value = await self._call_job()
             finally:
                 self.returned = True
+                for timer in self._timers:
+                    timer.cancel()
                 self.steps.cancel_leftovers(but=self.task)
-            if self.closed:
+            if self.closed or self._ending_now:
                 return None
+            if self.timed_out:
+                return self._too_late()
             if self.steps.fatal is not None:
                 return outcome_of(self.steps.fatal)
             kept = self.job.signature.output.keep(value, "Invalid output", compare_bytes=self.compare_bytes)
             return Outcome(Cause.COMPLETE, self.within_limit(kept.text, "Invalid output"))
+        except _NotNow:
+            return Outcome(Cause.RELEASE)
         except BaseException as error:
             if self._ends_us(error):
                 raise
-            if self.closed:
+            if self.closed or self._ending_now:
                 return None
+            if self.timed_out:
+                return self._too_late()
             # Not isinstance: it asks the error for its `__class__`, which may be a property that raises.
             cancelled = issubclass(type(error), asyncio.CancelledError)
             if cancelled and self.task is not None and self.task.cancelling():
                 # Somebody outside cancels this process's work: that is no failure of the run.
                 return Outcome(Cause.RELEASE)
-            return outcome_of(self.steps.fatal or error)
+            error = self.steps.fatal or error
+            return self.limits.after(outcome_of(error), alone(error), self.engine.clock.now(), self.engine.chance)
 
     def _ends_us(self, error: BaseException) -> bool:
         """Whether this is about the process, or the loop, and not about the run."""
@@ -129,10 +157,61 @@ class Execution:
         # A coroutine that is closed from outside runs in nobody's task.
         return issubclass(type(error), GeneratorExit) and here() is not self.task
 
+    def _watch_the_time(self) -> None:
+        self.limits = Limits.of(self.row, self.job)
+        left = self.limits.seconds_left(self.engine.clock.now())
+        if left is not None:
+            self._timers.append(self.engine.clock.call_later(self.worker.loop, left, self._time_over))
+        if left == 0:
+            # It was due too late: nothing of it may begin.
+            self.timed_out = True
+            raise Unwind
+
+    def _time_over(self) -> None:
+        """Tell the user's code. What waits outside of a step is interrupted; a body in flight has the grace."""
+        if self.is_over or self.timed_out:
+            return
+        self.timed_out = True
+        self.signal.set("timeout")
+        if self.job.signature.is_async and not self.steps.bodies and self.task is not None:
+            self.task.cancel()
+        grace = self.engine.options.cancel_grace
+        self._timers.append(self.engine.clock.call_later(self.worker.loop, grace, self._leave))
+
+    def _leave(self) -> None:
+        """What did not come back is left: the end is written without it."""
+        if self.is_over or self._ending_now:
+            return
+        self._ending_now = True
+        self.worker.abandon(self)
+        if self.job.signature.is_async and self.task is not None:
+            self.task.cancel()
+
+        async def end() -> None:
+            try:
+                await self._end(self._too_late())
+            finally:
+                self._close()
+
+        self.worker.spawn(end())
+
+    def _too_late(self) -> Outcome:
+        now = self.engine.clock.now()
+        return self.limits.after(self.limits.timed_out(now), None, now, self.engine.chance)
+
     async def _call_job(self) -> Any:
-        args, kwargs = self.job.signature.decode(self.row.input)
+        self._watch_the_time()
+        try:
+            text = self.engine.payloads.open(self.row.input)
+        except StoreUnavailable as error:
+            # Nothing has begun: somebody will be able to open it, here or elsewhere.
+            self.refused_for_now(error)
+            raise _NotNow from error
+        args, kwargs = self.job.signature.decode(text)
         fn, signature = self.job.fn, self.job.signature
         self.branches.main = here()
+        if self.job.validate is not None:
+            args, kwargs = await validated(self, args, kwargs)
         if signature.is_async:
             return await (fn(Step(self), *args, **kwargs) if signature.takes_step else fn(*args, **kwargs))
         if signature.takes_step:
@@ -147,7 +226,7 @@ class Execution:
         return await self.engine.threads.call(in_thread)
 
     async def _end(self, outcome: Outcome) -> None:
-        self._ending_now = True
+        self._ending_now, self._ender = True, here()
         try:
             ended = await self._write_end(outcome)
         except Unwind:
@@ -158,7 +237,7 @@ class Execution:
         self.engine.keeper.release(self)
         if ended.accepted:
             self.worker.ended(self._ended_row(outcome, ended))
-        elif ended.status != RunStatus.CANCELLED and not self.closed:
+        elif ended.status not in _WHY and not self.closed:
             word = "completing" if outcome.cause is Cause.COMPLETE else "recording the end of"
             context = "run-completion" if outcome.cause is Cause.COMPLETE else "run-failure"
             self.engine.hub.report(f"Lease lost before {word} run {self.row.id}", context, self.row.id)
@@ -177,8 +256,9 @@ class Execution:
 
     def _ending(self, outcome: Outcome) -> list[Ticket[Any]]:
         transition = TABLE[outcome.cause]
-        delay = 0 if transition.ends else _AFTER_HOST_CANCEL
-        ending = Ending(self.lease, transition, outcome.output, outcome.error, outcome.error_type, delay)
+        delay = _REST if outcome.cause is Cause.RELEASE else outcome.delay
+        output, error = map(self.engine.payloads.seal_some, (outcome.output, outcome.error))
+        ending = Ending(self.lease, transition, output, error, outcome.error_type, delay)
         what = f"the end of run {self.row.id}"
         return [*self.notes.pending(), Ticket("finish", ending, what=what, weight=len(outcome.output or ""))]
 
@@ -191,6 +271,8 @@ class Execution:
             lease_expires_at=None,
             completed_at=ended.at if transition.ends else None,
             updated_at=ended.at,
+            attempt=self.row.attempt + transition.attempt,
+            run_at=ended.at + outcome.delay if outcome.delay else self.row.run_at,
             output=outcome.output,
             error=outcome.error,
             error_type=outcome.error_type,
@@ -224,14 +306,16 @@ class Execution:
         if not self.closed and self.engine.clock.steady() >= self.deadline:
             self.lease_lost(None)
             self._close()
-        # After the return there is only our own end; what the function left behind is over.
-        if self.closed or (self.returned and here() is not self.task):
+        # After the return, or when the time is over, there is only our own end.
+        if self.closed or ((self.returned or self.timed_out) and here() is not self._ender):
             raise Unwind
 
     def lease_renewed(self) -> None:
         hub = self.engine.hub
         if hub.hears("run:lease-renewed"):
-            hub.tell("run:lease-renewed", self.row, lease_owner=self.lease.owner)
+            clock = self.engine.clock
+            until = clock.now() + round((self.deadline - clock.steady()) * 1_000_000)
+            hub.tell("run:lease-renewed", self.row, lease_owner=self.lease.owner, lease_expires_at=to_datetime(until))
 
     def is_left(self) -> bool:
         return self.worker.loop.is_closed()
@@ -245,7 +329,7 @@ class Execution:
             self._close()
             self.worker.in_loop(self._find_out)
         else:
-            self.abort("cancelled" if status == RunStatus.CANCELLED else "lease-lost")
+            self.abort(_WHY.get(status, "lease-lost"))
 
     def _find_out(self) -> None:
         async def look() -> None:
@@ -255,7 +339,7 @@ class Execution:
                 status = (await reply).get(self.lease)
             except Exception:
                 status = None
-            self.abort("cancelled" if status == RunStatus.CANCELLED else "lease-lost")
+            self.abort(_WHY.get(status, "lease-lost"))
 
         self.worker.spawn(look())
 
@@ -268,6 +352,11 @@ class Execution:
                     f"Lease renewal lost ownership for run {self.row.id}", "lease-renewal", self.row.id
                 )
             self.worker.in_loop(self._after_grace)
+
+    def hand_back(self) -> None:
+        """The worker stops, and this run only waits: it is pending again, with what is saved. Any thread."""
+        self.abort("shutdown")
+        self.worker.in_loop(lambda: self.worker.hand_back(self.lease))
 
     def _close(self) -> None:
         self.closed = True
@@ -301,28 +390,30 @@ class Execution:
         What is done must not be lost to a locked file.
         """
         pause = FIRST_PAUSE
-        while tickets := make():
-            self.engine.committer.join(*tickets, pass_always=True)
+        while True:
             try:
+                if not (tickets := make()):
+                    return None
+                self.engine.committer.join(*tickets, pass_always=True)
                 return await tickets[-1]
             except StoreUnavailable as error:
                 self.refused_for_now(error)
             await self.worker.pause(pause)
             pause = longer(pause)
-        return None
 
     def write_sync(self, make: Callable[[], Sequence[Ticket[Any]]]) -> Any:
         """The same, blocking."""
         pause = FIRST_PAUSE
-        while tickets := make():
-            self.engine.committer.join(*tickets, pass_always=True, at_once=True)
+        while True:
             try:
+                if not (tickets := make()):
+                    return None
+                self.engine.committer.join(*tickets, pass_always=True, at_once=True)
                 return tickets[-1].wait()
             except StoreUnavailable as error:
                 self.refused_for_now(error)
             self.signal.wait(pause)
             pause = longer(pause)
-        return None
 
     def refused_for_now(self, error: StoreUnavailable) -> None:
         """The database is in trouble: say so, and go on trying, unless this execution is over."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from ..basis.errors import CancelRun, NonRetryable, TimedOut
-from ..basis.text import clean
+from ..basis.text import clean, fit
 from ..rules.lifecycle import Cause
 
 _LONGEST_TYPE = 255
@@ -18,29 +18,32 @@ class Outcome(NamedTuple):
     output: str | None = None
     error: str | None = None
     error_type: str | None = None
+    delay: int = 0
+    """Microseconds until the retry."""
 
 
 def outcome_of(error: BaseException) -> Outcome:
     """What an exception out of the user's function means."""
     try:
-        return _meant(_alone(error))
+        return _meant(alone(error))
     except Exception:  # its every attribute may be a hook that raises; its run must end all the same
         kind = clean(type(error).__name__, _LONGEST_TYPE)
-        return Outcome(Cause.FAIL, error=clean(error) or kind, error_type=kind)
+        return Outcome(Cause.FAIL, error=fit(error) or kind, error_type=kind)
 
 
 def _meant(error: BaseException) -> Outcome:
     if isinstance(error, CancelRun):
-        return Outcome(Cause.CANCEL_ITSELF, error=clean(error) or None)
+        return Outcome(Cause.CANCEL_ITSELF, error=fit(error) or None)
     if isinstance(error, TimedOut):
-        return Outcome(Cause.TIME_OUT, error=clean(error) or "The run timed out", error_type="TimedOut")
+        return Outcome(Cause.TIME_OUT, error=fit(error) or "The run timed out", error_type="TimedOut")
     kind = error.kind if isinstance(error, NonRetryable) and error.kind else type(error).__qualname__
     kind = clean(kind, _LONGEST_TYPE)
-    return Outcome(Cause.FAIL, error=clean(error) or kind, error_type=kind)
+    return Outcome(Cause.FAIL, error=fit(error) or kind, error_type=kind)
 
 
-def _alone(error: BaseException) -> BaseException:
+def alone(error: BaseException) -> BaseException:
     """The one error of a group of one: a TaskGroup wraps whatever a branch raises, also a `CancelRun`."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
+    # Not isinstance: it asks the error for its `__class__`, which may be a property that raises.
+    while issubclass(type(error), BaseExceptionGroup) and len(cast("BaseExceptionGroup", error).exceptions) == 1:
+        error = cast("BaseExceptionGroup", error).exceptions[0]
     return error
