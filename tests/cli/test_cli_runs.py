@@ -14,6 +14,7 @@ import pytest
 from console_script import LONG, SCRIPT, Cli, Shop, Spawn, environment, parsed
 
 from holdfast import Holdfast, SyncStep
+from holdfast.testing.clock import HandClock
 
 ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 RUN_KEYS = {
@@ -39,7 +40,9 @@ def test_list_shows_the_newest_run_first(cli: Cli, shop: Shop) -> None:
 def test_list_as_json_is_one_document_with_stable_keys(cli: Cli, shop: Shop) -> None:
     run = shop.greet.options(labels={"team": "red"}, idempotency_key="k1", priority=3).trigger("Ada").wait()
     shop.work()
-    (shown,) = parsed(cli("runs", "list", "-u", shop.url, "--json"))["runs"]
+    document = parsed(cli("runs", "list", "-u", shop.url, "--json"))
+    assert set(document) == {"runs", "next_before"}
+    (shown,) = document["runs"]
     assert set(shown) == RUN_KEYS
     assert shown["id"] == run.id
     assert (shown["status"], shown["input"], shown["output"]) == ("completed", {"name": "Ada"}, "HELLO ADA")
@@ -63,6 +66,58 @@ def test_list_filters_by_job_status_label_and_limit(cli: Cli, shop: Shop) -> Non
     assert ids("--label", "team=red") == [red.id]
     assert ids("--limit", "1") == [waiting.id]
     assert ids("--job", "greet", "--status", "completed") == [red.id]
+
+
+def test_list_takes_groups_of_statuses(cli: Cli, shop: Shop) -> None:
+    good, bad = shop.greet.trigger("Ada").wait(), shop.refuse.trigger("no").wait()
+    shop.work()
+    waiting = shop.greet.trigger("Bob").wait()
+
+    def ids(*statuses: str) -> list[str]:
+        arguments = [part for status in statuses for part in ("--status", status)]
+        return [run["id"] for run in parsed(cli("runs", "list", "-u", shop.url, "--json", *arguments))["runs"]]
+
+    assert ids("active") == [waiting.id]
+    assert ids("terminal") == [bad.id, good.id]
+    assert ids("errored") == [bad.id]
+    assert ids("errored", "pending") == [waiting.id, bad.id]
+
+
+def test_a_full_page_says_how_to_get_the_next(cli: Cli, shop: Shop) -> None:
+    made = [shop.greet.trigger(str(n)).wait().id for n in range(5)][::-1]
+    first = parsed(cli("runs", "list", "-u", shop.url, "-n", "2", "--json"))
+    assert [run["id"] for run in first["runs"]] == made[:2]
+    assert first["next_before"] == made[1]
+    assert f"--before {made[1]}" in cli("runs", "list", "-u", shop.url, "-n", "2").stdout
+    rest = parsed(cli("runs", "list", "-u", shop.url, "-n", "3", "--before", made[1], "--json"))
+    assert [run["id"] for run in rest["runs"]] == made[2:]
+    assert rest["next_before"] is None
+    assert "--before" not in cli("runs", "list", "-u", shop.url, "-n", "5").stdout
+
+
+def test_list_takes_a_period(cli: Cli, shop: Shop) -> None:
+    clock = HandClock(1_767_225_600_000_000)  # 2026-01-01
+    then = Holdfast(shop.url, clock=clock, worker=False)
+
+    @then.job
+    def never() -> None: ...
+
+    ids = []
+    for _ in range(4):
+        ids.append(never.trigger().wait().id)
+        clock.advance(86400)
+    then.stop().wait()
+    recent = shop.never.trigger().wait().id
+
+    def between(*arguments: str) -> list[str]:
+        return [run["id"] for run in parsed(cli("runs", "list", "-u", shop.url, "--json", *arguments))["runs"]]
+
+    assert between("--since", "2026-01-02T00:00Z") == [recent, *ids[:0:-1]]
+    assert between("--until", "2026-01-03T00:00Z") == ids[1::-1]
+    assert between("--since", "2026-01-02T00:00Z", "--until", "2026-01-04T00:00Z", "-n", "1") == [ids[2]]
+    assert between("--until", "2026-01-04T00:00Z", "--before", ids[1]) == [ids[0]]
+    assert between("--since", "1h") == [recent]
+    assert between("--until", "1h", "-n", "9") == ids[::-1]
 
 
 def test_list_says_when_there_is_nothing(cli: Cli, shop: Shop) -> None:
@@ -92,6 +147,15 @@ def test_the_url_may_come_from_the_environment(cli: Cli, shop: Shop) -> None:
         (["runs", "show", "01M7XTWB", "-u", "{url}"], 4, "Give the whole id: it has 26 characters"),
         (["runs", "cancel", "01M7XTWB", "-u", "{url}"], 4, "Give the whole id: it has 26 characters"),
         (["runs", "retrigger", "NONE", "-u", "{url}"], 2, "--app yourmodule:app"),
+        (["runs", "delete", "NONE", "-u", "{url}"], 2, "say --yes"),
+        (["runs", "delete", "NONE", "-u", "{url}", "--yes"], 4, "Run not found: NONE"),
+        (["runs", "purge", "-u", "{url}", "--yes"], 2, "--older-than"),
+        (["runs", "purge", "-u", "{url}", "--older-than", "30d"], 2, "say --yes"),
+        (["runs", "purge", "-u", "{url}", "--older-than", "soon", "--dry-run"], 2, "write a date"),
+        (["runs", "watch", "-u", "{url}"], 2, "--all-active"),
+        (["runs", "watch", "NONE", "-u", "{url}", "--all-active"], 2, "not both"),
+        (["runs", "watch", "NONE", "NADA", "-u", "{url}"], 4, "Run not found: NONE, NADA"),
+        (["runs", "list", "-u", "{url}", "--since", "yesterday"], 2, "--since 'yesterday'"),
         (["runs", "list", "-u", "sqlite:/runs.db"], 2, "write sqlite:///runs.db"),
         (["runs", "dance"], 2, "dance"),
         (["migrate"], 2, "HOLDFAST_URL"),
@@ -276,7 +340,35 @@ def test_cancel_ends_a_run_once(cli: Cli, shop: Shop) -> None:
     again = cli("runs", "cancel", run.id, "-u", shop.url)
     assert again.returncode == 6
     assert "Cannot cancel already cancelled run" in again.stderr
-    assert parsed(cli("runs", "cancel", other.id, "-u", shop.url, "--json"))["run"]["status"] == "cancelled"
+    (shown,) = parsed(cli("runs", "cancel", other.id, "-u", shop.url, "--json"))["runs"]
+    assert shown["status"] == "cancelled"
+
+
+def test_several_runs_are_cancelled_at_once_and_one_refusal_keeps_nothing_from_the_others(cli: Cli, shop: Shop) -> None:
+    ids = [shop.never.trigger().wait().id for _ in range(3)]
+    shop.app.cancel(ids[1]).wait()
+    done = cli("runs", "cancel", *ids, "NONE", "-u", shop.url)
+    assert done.returncode == 6, "the first refusal says why"
+    assert [line.split()[-1] for line in done.stdout.splitlines()] == [ids[0], ids[2]]
+    assert [line.split(":")[1].strip() for line in done.stderr.splitlines()] == [
+        "Cannot cancel already cancelled run",
+        "Run not found",
+    ]
+    again = cli("runs", "cancel", "NONE", ids[0], "-u", shop.url, "--json")
+    assert again.returncode == 4
+    document = parsed(again)
+    assert document["runs"] == []
+    assert [(error["id"], error["exit_code"]) for error in document["errors"]] == [("NONE", 4), (ids[0], 6)]
+
+
+def test_several_runs_are_retriggered_at_once(cli: Cli, shop: Shop, shop_module: Path) -> None:
+    ids = [shop.greet.trigger(name).wait().id for name in ("Ada", "Bob")]
+    shop.work()
+    document = parsed(cli("runs", "retrigger", *ids, "--app", "shop_jobs:app", "--json"))
+    assert [(run["retriggered_from"], run["input"]["name"]) for run in document["runs"]] == [
+        (ids[0], "Ada"),
+        (ids[1], "Bob"),
+    ]
 
 
 def test_retrigger_makes_a_fresh_run_by_the_app(cli: Cli, shop: Shop, shop_module: Path) -> None:
@@ -284,10 +376,10 @@ def test_retrigger_makes_a_fresh_run_by_the_app(cli: Cli, shop: Shop, shop_modul
     early = cli("runs", "retrigger", run.id, "--app", "shop_jobs:app")
     assert early.returncode == 6
     shop.work()
-    again = parsed(cli("runs", "retrigger", run.id, "--app", "shop_jobs:app", "--json"))
+    (again,) = parsed(cli("runs", "retrigger", run.id, "--app", "shop_jobs:app", "--json"))["runs"]
     assert again["retriggered_from"] == run.id
-    assert again["run"]["id"] != run.id
-    assert (again["run"]["status"], again["run"]["input"]) == ("pending", {"name": "Ada"})
+    assert again["id"] != run.id
+    assert (again["status"], again["input"]) == ("pending", {"name": "Ada"})
     assert "Triggered greet again" in cli("runs", "retrigger", run.id, "--app", "shop_jobs:app").stdout
 
 

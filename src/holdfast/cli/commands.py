@@ -12,10 +12,14 @@ from typing import Annotated
 import typer
 
 from . import exits
+from .choice import AsJson, Url
 from .demo import demo
+from .doctor import doctor
+from .forget import delete, purge
 from .load import app_for
-from .runs import AsJson, Url, runs
+from .runs import runs
 from .terminal import plain_line, print_json, say
+from .watch import watch
 from .worker import worker
 
 cli: typer.Typer = typer.Typer(
@@ -28,6 +32,9 @@ cli: typer.Typer = typer.Typer(
 )
 cli.command(epilog=exits.EPILOG)(demo)
 cli.command(epilog=exits.EPILOG)(worker)
+cli.command(epilog=exits.EPILOG)(doctor)
+for command in (watch, delete, purge):
+    runs.command(epilog=exits.EPILOG)(command)
 cli.add_typer(runs, name="runs")
 
 

@@ -21,8 +21,8 @@ from ..app import Holdfast
 from ..basis.errors import HoldfastError, ValidationError
 from ..run import Run
 from . import exits
+from .choice import AsJson
 from .progress import Bar
-from .runs import AsJson
 from .terminal import ago, plain_line, print_json, say
 from .terminal import show as show_table
 from .view import progress_line, run_document

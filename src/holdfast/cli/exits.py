@@ -54,6 +54,12 @@ def of_run(status: RunStatus) -> int:
     return CANCELLED if status is RunStatus.CANCELLED else FAILED
 
 
+def of_runs(statuses: list[RunStatus], *, gone: bool) -> int:
+    """The exit code that tells how several ended: the worst counts. `gone`: some were deleted, and nobody knows."""
+    codes = {of_run(status) for status in statuses}
+    return FAILED if FAILED in codes else NOT_FOUND if gone else CANCELLED if CANCELLED in codes else OK
+
+
 def of_error(error: BaseException) -> int:
     """The exit code of an error."""
     return next((code for kind, code in _CODES if isinstance(error, kind)), FAILED)

@@ -19,9 +19,10 @@ _LINE_SHARE = 0.1
 class Bar:
     """Shows how far something is. `say` writes above it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, quiet: bool = False) -> None:
         self._live: Progress | None = None
-        if console().is_terminal:
+        self._quiet = quiet
+        if console().is_terminal and not quiet:
             # The bar gives way first where there is little room: the words say the same.
             columns: list[ProgressColumn] = [
                 SpinnerColumn(finished_text=" "),
@@ -57,6 +58,8 @@ class Bar:
         if self._live is not None:
             # A total of None would make the bar run to and fro: right while nothing is known.
             self._live.update(self._task, description=name, completed=current or 0, total=total or None, words=words)
+            return
+        if self._quiet:
             return
         now = time.monotonic()
         grown = (current or 0) - self._last_current >= _LINE_SHARE * (total or 0)

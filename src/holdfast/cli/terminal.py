@@ -67,6 +67,12 @@ def print_json(document: Any) -> None:
     sys.stdout.flush()
 
 
+def print_json_line(document: Any) -> None:
+    """The same on one line, for readers who take what comes."""
+    sys.stdout.write(json.dumps(document) + "\n")
+    sys.stdout.flush()
+
+
 @cache
 def console() -> Console:
     """Where people read."""

@@ -75,6 +75,7 @@ def step_document(step: StepRecord) -> dict[str, Any]:
         "status": step.status,
         "attempt": step.attempt,
         "output": jsonable(step.output),
+        "output_dropped": step.output_dropped,
         "error": step.error,
         "error_type": step.error_type,
         "started_at": iso(step.started_at),
@@ -174,6 +175,11 @@ def run_table(run: Run[Any]) -> Table:
     return table
 
 
+def many(count: int, what: str) -> str:
+    """`1 run`, `1,234 runs`."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def moment(when: datetime | None) -> str | None:
     """A time in UTC, to the second."""
     return None if when is None else when.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
@@ -191,9 +197,11 @@ def steps_table(steps: list[StepRecord]) -> Table:
         name = plain_line(step.name, 60) + (f" #{step.occurrence + 1}" if step.occurrence else "")
         if step.status == "failed":
             given = Text(plain_line(f"{step.error_type}: {step.error}", room), style="red")
+        elif step.output_dropped:
+            given = Text("(dropped)", style="dim")
         else:
             given = Text(json_line(step.output, room))
-        took = ago((step.completed_at - step.started_at).total_seconds())
+        took = ago(((step.completed_at or datetime.now(UTC)) - step.started_at).total_seconds())
         table.add_row(Text(name), Text(step.status, style=_STEP_STATUS.get(step.status, "")), Text(took), given)
     return table
 

@@ -16,8 +16,8 @@ from ..basis.durations import seconds
 from ..basis.errors import ValidationError
 from ..model.event import Event
 from . import exits
+from .choice import AsJson
 from .load import app_at
-from .runs import AsJson
 from .terminal import plain_line, print_json, say
 
 _EVENTS = {

@@ -1,0 +1,106 @@
+"""Which runs a command is about: by id, or by job, status, label and age."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+import typer
+
+from ..app import Holdfast
+from ..basis.durations import seconds
+from ..basis.errors import NotFoundError, ValidationError
+from ..model.run import RunFilter, RunStatus
+from ..run import Run
+from .load import app_for
+
+Url = Annotated[
+    str | None,
+    typer.Option("--url", "-u", envvar="HOLDFAST_URL", help="The database: sqlite:///path/to/file.db"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout instead of text.")]
+RunId = Annotated[str, typer.Argument(help="The id of the run.", metavar="RUN_ID")]
+RunIds = Annotated[list[str], typer.Argument(help="The ids of the runs.", metavar="RUN_ID...")]
+ByJob = Annotated[list[str] | None, typer.Option("--job", "-j", help="Only of this job (repeatable).")]
+ByLabel = Annotated[list[str] | None, typer.Option("--label", "-l", help="Only with this key=value (repeatable).")]
+ByStatus = Annotated[
+    list[str] | None,
+    typer.Option("--status", "-s", help="Only in this status, or one of: active, terminal, errored (repeatable)."),
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
+
+#: Every id is this long. Shorter ones are what is left of one that was cut.
+ID_LENGTH = 26
+
+_GROUPS = {"active": RunStatus.active(), "terminal": RunStatus.terminal(), "errored": RunStatus.errored()}
+
+
+@contextmanager
+def opened(url: str | None) -> Iterator[Holdfast]:
+    """The app of this database, closed afterwards."""
+    app = app_for(url)
+    try:
+        yield app
+    finally:
+        app.stop().wait()
+
+
+@contextmanager
+def whole(run_id: str) -> Iterator[None]:
+    """Tells those who gave only the beginning of an id that it takes all of it."""
+    try:
+        yield
+    except NotFoundError as error:
+        if len(run_id) < ID_LENGTH and run_id in error.message:
+            raise NotFoundError(f"{error.message} (Give the whole id: it has {ID_LENGTH} characters.)") from error
+        raise
+
+
+def need(app: Holdfast, run_id: str) -> Run[Any]:
+    """The run; `NotFoundError` if there is none."""
+    with whole(run_id):
+        run = app.get_run(run_id).wait()
+        if run is None:
+            raise NotFoundError(f"Run not found: {run_id}")
+    return run
+
+
+def these(app: Holdfast, run_ids: list[str]) -> dict[str, Run[Any]]:
+    """Those of the runs that there are, by id, in one question."""
+    rows = app._find(RunFilter(ids=tuple(run_ids)), lambda rows: [app._seen(row) for row in rows])
+    return {run.id: run for run in rows.wait()}
+
+
+def labels_of(given: list[str] | None) -> dict[str, str]:
+    """`key=value` as they were given."""
+    labels = {}
+    for one in given or ():
+        key, equals, value = one.partition("=")
+        if not key or not equals:
+            raise ValidationError(f"--label {one!r}: write key=value")
+        labels[key] = value
+    return labels
+
+
+def statuses_of(given: list[str] | None) -> list[str] | None:
+    """Names of statuses, with groups spelled out."""
+    if not given:
+        return None
+    return sorted({str(status) for one in given for status in _GROUPS.get(one, (one,))})
+
+
+def moment_of(given: str, option: str) -> datetime:
+    """A moment: a date, a time, or how long ago it was."""
+    try:
+        return datetime.now(UTC) - timedelta(seconds=seconds(given, option))
+    except ValidationError:
+        pass
+    try:
+        # One without a time zone is local time, as Python takes it.
+        return datetime.fromisoformat(given).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise ValidationError(
+            f"{option} {given!r}: write a date (2026-01-31, 2026-01-31T08:30) or an age (12h)"
+        ) from error

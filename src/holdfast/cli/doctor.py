@@ -1,0 +1,63 @@
+"""`holdfast doctor URL`: what is wrong with a database, and what to do."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from ..store.sqlite import SqliteStore
+from ..store.sqlite_doctor import Finding, examine
+from . import exits
+from .choice import AsJson, Url
+from .load import app_for
+from .terminal import plain_line, print_json, show
+
+_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+
+
+def doctor(
+    place: Annotated[
+        str | None, typer.Argument(metavar="URL", help="The database: sqlite:///path/to/file.db", show_default=False)
+    ] = None,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Examine a database, read-only: file, log, pages, tables, leases, clock, payloads. Exit code 1 if a check fails.
+
+    Safe beside running workers. Reads the whole file once (quick_check), and the payloads of the newest 1,000 runs.
+    """
+    store = app_for(place or url)._engine.store
+    assert isinstance(store, SqliteStore)
+    found = examine(store)
+    failed = any(finding.level == "fail" for finding in found)
+    if as_json:
+        checks = [
+            {
+                **one._asdict(),
+                "text": exits.masked(one.text),
+                "advice": exits.masked(one.advice),
+                "data": one.data or {},
+            }
+            for one in found
+        ]
+        print_json({"url": exits.masked(store.name), "ok": not failed, "checks": checks})
+    else:
+        show(_table(found))
+    if failed:
+        raise typer.Exit(exits.FAILED)
+
+
+def _table(found: list[Finding]) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for finding in found:
+        what = Text(plain_line(finding.text, 1000))
+        if finding.advice:
+            what.append(f"\n→ {plain_line(finding.advice, 1000)}", style="dim")
+        table.add_row(Text(finding.level, style=_STYLES[finding.level]), Text(finding.check), what)
+    return table

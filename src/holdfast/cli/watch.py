@@ -1,0 +1,151 @@
+"""`holdfast runs watch`: follow one run with its log, or many on one board, until all have ended."""
+
+from __future__ import annotations
+
+import threading
+from typing import Annotated, Any
+
+import typer
+
+from ..app import Holdfast
+from ..basis.errors import NotFoundError, ValidationError
+from ..model.run import RunStatus
+from ..run import Run
+from . import exits
+from .board import Board
+from .choice import ByJob, ByLabel, Url, labels_of, need, opened, these
+from .progress import Bar
+from .terminal import plain_line, print_json, print_json_line, say
+from .terminal import show as show_table
+from .view import log_text, many, progress_line, run_document, run_table
+
+#: How often `watch` looks. The end of a single run is noticed sooner, by the library.
+_LOOK_SECONDS = 0.15
+#: More is no board any more, and each look reads all of them.
+_MOST = 1000
+
+
+def watch(
+    run_ids: Annotated[list[str] | None, typer.Argument(help="The ids of the runs.", metavar="[RUN_ID...]")] = None,
+    url: Url = None,
+    job: ByJob = None,
+    label: ByLabel = None,
+    all_active: Annotated[bool, typer.Option("--all-active", help="All that have not ended yet.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One run: its document at the end. Many: a line whenever one has changed.")
+    ] = False,
+) -> None:
+    """Follow runs to their end: status, progress, and the log of a single one.
+
+    With --job, --label or --all-active: the runs that are active now. The exit code tells how they ended: the worst of
+    all counts.
+    """
+    chosen = bool(job or label or all_active)
+    if bool(run_ids) == chosen:
+        raise ValidationError(
+            "give ids, or --job, --label or --all-active, but not both"
+            if chosen
+            else "which runs? Give ids, --job, --label, or --all-active"
+        )
+    with opened(url) as app:
+        if run_ids and len(set(run_ids)) == 1:
+            _watch_one(app, run_ids[0], as_json)
+            return
+        found = _given(app, run_ids) if run_ids else _active(app, job, label)
+        if not found:
+            if not as_json:
+                say("No active runs" + (" that fit." if job or label else "."))
+            return
+        try:
+            ended = _watch_many(app, found, as_json)
+        except KeyboardInterrupt:
+            if not as_json:
+                say("Stopped watching; the runs go on.")
+            raise typer.Exit(exits.INTERRUPTED) from None
+    raise typer.Exit(ended)
+
+
+# -- one ---------------------------------------------------------------------------------------------------------
+
+
+def _watch_one(app: Holdfast, run_id: str, as_json: bool) -> None:
+    run = need(app, run_id)
+    try:
+        run = _follow(app, run, quiet=as_json)
+    except KeyboardInterrupt:
+        if not as_json:
+            say(f"Stopped watching; the run goes on: {run.id}")
+        raise typer.Exit(exits.INTERRUPTED) from None
+    if as_json:
+        print_json({"run": run_document(run)})
+    else:
+        show_table(run_table(run))
+    raise typer.Exit(exits.of_run(run.status))
+
+
+def _follow(app: Holdfast, run: Run[Any], *, quiet: bool) -> Run[Any]:
+    end = run.wait()
+    if quiet:
+        return end.wait()
+    last_line = 0
+    with Bar() as bar:
+        while True:
+            told = run.progress or {}
+            name = f"{plain_line(run.job_name, 30)} {run.status}"
+            bar.show(name, told.get("current"), told.get("total"), progress_line(run))
+            for line in app.get_logs(run.id, after=last_line).wait():
+                bar.say(log_text(line))
+                last_line = line.id
+            if run.is_terminal:
+                return run
+            try:
+                run = end.wait(_LOOK_SECONDS)
+            except TimeoutError:
+                if end.done():
+                    raise
+                run = run.refresh().wait()
+
+
+# -- many --------------------------------------------------------------------------------------------------------
+
+
+def _given(app: Holdfast, run_ids: list[str]) -> list[Run[Any]]:
+    known = these(app, run_ids)
+    if missing := [run_id for run_id in run_ids if run_id not in known]:
+        raise NotFoundError(f"Run not found: {', '.join(dict.fromkeys(missing))}")
+    return [known[run_id] for run_id in dict.fromkeys(run_ids)]
+
+
+def _active(app: Holdfast, job: list[str] | None, label: list[str] | None) -> list[Run[Any]]:
+    labels = labels_of(label)
+    found = app.get_runs(job=job, labels=labels, status=RunStatus.active(), limit=_MOST + 1).wait()
+    if len(found) > _MOST:
+        raise ValidationError(f"more than {_MOST} runs are active: choose fewer with --job and --label")
+    return found[::-1]
+
+
+def _watch_many(app: Holdfast, runs: list[Run[Any]], as_json: bool) -> int:
+    """The exit code, when all have ended."""
+    never = threading.Event()
+    seen = {run.id: run for run in runs}
+    gone: set[str] = set()
+    told: dict[str, Any] = {}
+    with Board(quiet=as_json) as board:
+        while True:
+            if as_json:
+                for run in seen.values():
+                    if (state := (run.status, run.progress, run.generation)) != told.get(run.id):
+                        told[run.id] = state
+                        print_json_line({"run": run_document(run)})
+            else:
+                board.show(list(seen.values()), gone)
+            waiting = [run.id for run in seen.values() if not run.is_terminal and run.id not in gone]
+            if not waiting:
+                break
+            never.wait(_LOOK_SECONDS)
+            found = these(app, waiting)
+            seen |= found
+            gone |= set(waiting) - set(found)
+    if gone and not as_json:
+        say(f"{many(len(gone), 'run')} {'was' if len(gone) == 1 else 'were'} deleted meanwhile.")
+    return exits.of_runs([run.status for run in seen.values() if run.id not in gone], gone=bool(gone))
