@@ -1,0 +1,121 @@
+"""A run that writes lines faster than the database takes them: it waits, memory stays bounded, and no line is lost."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from around import LONG, rows, until, url
+
+from holdfast import Holdfast, Step, SyncStep
+from holdfast.basis.errors import StoreUnavailable
+from holdfast.engine import notes as module
+from holdfast.store.base import LogSave, Tx
+from holdfast.store.sqlite import SqliteStore
+
+MANY = 5000
+
+
+def app_of(path: Path, colour: str, began: threading.Event, **options: Any) -> Holdfast:
+    app = Holdfast(url(path), **options)
+    if colour == "async":
+
+        @app.job(name="chatty")
+        async def chatty(step: Step) -> int:
+            began.set()
+            for n in range(MANY):  # never awaits
+                step.log.info(f"line {n}")
+            return MANY
+    else:
+
+        @app.job(name="chatty")
+        def chatty_sync(step: SyncStep) -> int:
+            began.set()
+            for n in range(MANY):
+                step.log.info(f"line {n}")
+            return MANY
+
+    return app
+
+
+def unsaved(app: Holdfast) -> int:
+    worker = app._engine.worker
+    assert worker is not None
+    return max((len(execution.notes._lines) for execution in worker.executing), default=0)
+
+
+@pytest.mark.parametrize("colour", ["async", "sync"])
+def test_a_tight_loop_of_log_lines_waits_for_the_disk(tmp_path: Path, colour: str) -> None:
+    began = threading.Event()
+    app = app_of(tmp_path, colour, began)
+    with app:
+        job = app.get_job("chatty")
+        assert job is not None
+        run = job.trigger().wait(LONG)
+        assert began.wait(LONG)
+        # Whatever the committing thread is at, from the next round on it stands still.
+        gate = app._engine.committer.gate = threading.Event()
+        until(lambda: unsaved(app) == module._MOST_UNSAVED or run.refresh().wait(LONG).is_terminal)
+        stood = unsaved(app)
+        app._engine.committer.gate = None
+        gate.set()
+        assert run.result(LONG).wait() == MANY
+        longest = app.stats().longest_line
+    assert stood <= module._MOST_UNSAVED
+    assert longest <= module._MOST_UNSAVED + 20  # and a handful of claims, renewals and sweeps
+    lines = rows(tmp_path / "app.db", "select message from holdfast_logs order by id")
+    assert [line for (line,) in lines] == [f"line {n}" for n in range(MANY)]
+
+
+@pytest.mark.parametrize("colour", ["async", "sync"])
+def test_inline_the_lines_are_written_at_once(tmp_path: Path, colour: str) -> None:
+    app = app_of(tmp_path, colour, threading.Event(), inline=True)
+    app.init().wait()
+    job = app.get_job("chatty")
+    assert job is not None
+    assert job.run().wait() == MANY
+    assert app.stats().longest_line <= module._MOST_UNSAVED + 20
+    app.stop().wait()
+    assert rows(tmp_path / "app.db", "select count(*) from holdfast_logs") == [(MANY,)]
+
+
+class NoLogs(SqliteStore):
+    """Takes everything but log lines, as long as it is told to."""
+
+    broken = True
+
+    def save_logs(self, tx: Tx, lines: Sequence[LogSave]) -> list[None]:
+        if self.broken:
+            raise StoreUnavailable("no logs today")
+        return super().save_logs(tx, lines)
+
+
+def test_a_database_in_trouble_costs_lines_that_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "_PATIENCE", 0.01)
+    monkeypatch.setattr(module, "_MOST_UNSAVED", 100)
+    store = NoLogs(url(tmp_path))
+    app = Holdfast(store)
+    heard: list[Any] = []
+    app.on("worker:error", heard.append)
+
+    @app.job
+    def chatty(step: SyncStep) -> None:
+        for n in range(1000):
+            step.log.info(f"line {n}")
+        store.broken = False
+
+    with caplog.at_level(logging.ERROR, "holdfast"), app:
+        chatty.run().wait(LONG)
+        until(lambda: heard)
+    kept = rows(tmp_path / "app.db", "select count(*) from holdfast_logs")[0][0]
+    dropped = [int(e.error.partition("lines: ")[2].split()[0]) for e in heard if "dropped" in e.error]
+    assert kept >= 100
+    assert kept + sum(dropped) == 1000
+    assert {event.run_id for event in heard} != {None}
+    store.close()
