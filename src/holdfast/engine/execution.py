@@ -26,7 +26,7 @@ from ..rules.lifecycle import TABLE, Cause
 from ..store.base import Ended, Ending, Lease
 from .branches import Branches, here
 from .context import Step, SyncStep, Unwind, current
-from .limits import Limits
+from .limits import NO_LIMITS, Limits
 from .notes import Notes
 from .outcome import Outcome, alone, outcome_of
 from .registry import JobDefinition
@@ -73,7 +73,7 @@ class Execution:
         self.branches: Branches = Branches(row.id)
         self.notes: Notes = Notes(self)
         self.steps: Steps = Steps(self, steps)
-        self.limits: Limits = Limits()
+        self.limits: Limits = NO_LIMITS
         self.timed_out: bool = False
         """The time of this attempt is over: all that is left is to write that."""
         self._timers: list[Timer] = []
@@ -159,6 +159,8 @@ class Execution:
 
     def _watch_the_time(self) -> None:
         self.limits = Limits.of(self.row, self.job)
+        if self.limits is NO_LIMITS:
+            return
         left = self.limits.seconds_left(self.engine.clock.now())
         if left is not None:
             self._timers.append(self.engine.clock.call_later(self.worker.loop, left, self._time_over))
@@ -180,7 +182,10 @@ class Execution:
 
     def _leave(self) -> None:
         """What did not come back is left: the end is written without it."""
-        if self.is_over or self._ending_now:
+        if self.returned or self._ending_now:
+            return
+        if self.closed:  # somebody else has ended it, or has it now: nothing is left to be written
+            self._interrupt()
             return
         self._ending_now = True
         self.worker.abandon(self)

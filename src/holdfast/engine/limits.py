@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..basis.chance import Chance
 from ..model.retry import Retry
@@ -16,8 +16,7 @@ from .registry import JobDefinition
 _FAILURES = (Cause.FAIL, Cause.TIME_OUT)
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """The retries and times of one attempt: the trigger's, or else the job's."""
 
     retry: Retry | None = None
@@ -28,6 +27,8 @@ class Limits:
     @classmethod
     def of(cls, row: RunRow, job: JobDefinition) -> Limits:
         """Those of this run; `Outdated` if what is stored can't be read."""
+        if (row.retry or row.timeout or row.deadline_at or job.retry or job.timeout) is None:
+            return NO_LIMITS  # most runs, and each costs
         return cls(
             job.retry if row.retry is None else Retry.from_json(row.retry),
             job.timeout if row.timeout is None else row.timeout,
@@ -59,3 +60,7 @@ class Limits:
         if self.deadline_at is not None and now + delay >= self.deadline_at:
             return outcome  # it could do nothing any more
         return outcome._replace(cause=Cause.RETRY, delay=delay)
+
+
+NO_LIMITS = Limits()
+"""As long as it takes, and no retry."""
