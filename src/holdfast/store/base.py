@@ -12,17 +12,23 @@ A lost race is an answer (False, None, or a row that says who won), never an exc
 transaction must be rolled back: `StoreUnavailable` where the database itself is in trouble.
 
 Reads take a connection of their own and may run beside the writer.
+
+Long because the whole conversation is here, with what each word of it promises: an author of a store reads one file.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from pydantic_core import from_json
+
+from ..basis.errors import ConflictError, ValidationError
+from ..basis.text import shown
 from ..model.run import Disposition, NewRun, RunFilter, RunRow
-from ..model.step import LogRow, ProgressRow, StepRow
+from ..model.step import AttemptRow, LogRow, ProgressRow, StepKey, StepRow, Tries
 from ..rules.lifecycle import Transition
 
 STEP_PAGE = 100
@@ -55,6 +61,13 @@ class StepSave(NamedTuple):
     moved_on: bool = False
 
 
+class AttemptSave(NamedTuple):
+    """A try of a step, begun or ended, by the holder of the run's lease."""
+
+    owner: str
+    attempt: AttemptRow
+
+
 class LogSave(NamedTuple):
     """A log line by the holder of the run's lease."""
 
@@ -73,7 +86,29 @@ class Triggered(NamedTuple):
     """The run that a trigger led to, and whether the trigger made it."""
 
     run: RunRow
-    disposition: Disposition
+    disposition: Disposition | Literal["conflict"]
+    """"conflict": nothing was written, `run` is the one in the way: never claimed, of the same job and concurrency key.
+    """
+
+    @property
+    def accepted(self) -> Disposition:
+        """The disposition of what was not refused; else `ConflictError`."""
+        if self.disposition == "conflict":
+            raise ConflictError(conflict_text(self.run))
+        return self.disposition
+
+
+def conflict_in(answers: Sequence[Triggered]) -> int | None:
+    """Which of a batch was refused; None if all were written."""
+    return next((index for index, made in enumerate(answers) if made.disposition == "conflict"), None)
+
+
+def conflict_text(standing: RunRow) -> str:
+    """Why a trigger was refused because of this run, and what to do about it."""
+    return (
+        f"A pending run already exists for concurrency key {shown(standing.concurrency_key)} in job "
+        f'{standing.job_name!r}. Use coalesce="skip" to get the existing run instead.'
+    )
 
 
 class ClaimOrder(NamedTuple):
@@ -87,6 +122,8 @@ class ClaimOrder(NamedTuple):
     known: tuple[str, ...] | None = None
     """The runs that the worker holds. When the round is played again, others that are leased to it come from this very
     claim, whose answer was lost: they are put back first. None: not known, leave them."""
+    limits: tuple[tuple[str, int], ...] = ()
+    """Of these jobs no more than so many leased in the whole database, over all workers and queues."""
 
 
 class Claimed(NamedTuple):
@@ -139,11 +176,73 @@ class Sweep(NamedTuple):
     patience: float = 86400.0
 
 
+class Followed(NamedTuple):
+    """How a run stands, for whoever watches it: nothing large, whatever its payloads are."""
+
+    status: str
+    generation: int
+    lease_owner: str | None
+    lease_expires_at: int | None
+    progress: str | None
+    last_log: int
+    """The id of its last log line; 0 without one."""
+
+
+class StepMark(NamedTuple):
+    """That a step is saved, and by which lease; not what it came to."""
+
+    run_id: str
+    name: str
+    occurrence: int
+    position: int
+    generation: int
+
+
 class Recall(NamedTuple):
     """Take back what is leased to this owner, but for the runs that it knows of."""
 
     owner: str
     keep: tuple[str, ...]
+
+
+class Deleted(NamedTuple):
+    """Whether the run is gone by this, with what is told of it.
+
+    Otherwise `standing` says what stood against it: its status, "child" (it goes with its tree) or "parent" (a run
+    below it has not ended); None: there is no such run. When a round is played again, a run that is not there was
+    deleted by the first playing, and nothing is known of it any more.
+    """
+
+    accepted: bool
+    standing: str | None = None
+    job_name: str | None = None
+    labels: str = "{}"
+    generation: int = 0
+
+    @property
+    def label_map(self) -> dict[str, str]:
+        """The labels, decoded; none if somebody has spoiled them by hand."""
+        try:
+            return dict(from_json(self.labels))
+        except ValueError:
+            return {}
+
+
+class Old(NamedTuple):
+    """Ended runs that may be forgotten: those whose whole tree ended before `before`, the oldest end first.
+
+    Empty filters mean: any.
+    """
+
+    before: int
+    limit: int = 100
+    weight: int = 5_000
+    """So many steps, tries and log lines may they have together; then the first of them are given, at least one."""
+    jobs: tuple[str, ...] = ()
+    statuses: tuple[str, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+    outputs: bool = False
+    """Only those that still have the outputs of their steps."""
 
 
 @dataclass(slots=True)
@@ -159,11 +258,29 @@ class Tx:
     seen: dict[str, Any] = field(default_factory=dict)
 
 
+class LentTransaction(ABC):
+    """A transaction that the caller has open on a connection of its own, and lets us write into."""
+
+    @abstractmethod
+    def is_over(self) -> bool:
+        """Whether it has certainly ended, or been forgotten by its owner. Any thread, cheap."""
+
+    @abstractmethod
+    def uncommitted(self, run_ids: Iterable[str]) -> set[str]:
+        """Of these runs those that are in it, and that nobody else sees. Only in the thread of the connection."""
+
+    @abstractmethod
+    def is_same(self, other: LentTransaction) -> bool:
+        """Whether both are of one connection."""
+
+
 class Store(ABC):
     """One database. Thread-safe as long as each connection is used by one thread at a time."""
 
     name: str
     """The URL without its secrets, for messages."""
+    needs_upkeep: bool = False
+    """Whether `upkeep` has something to do that can't wait for an idle moment. Looked at after every round."""
 
     # -- connections -------------------------------------------------------------------------------------------
 
@@ -185,6 +302,10 @@ class Store(ABC):
     def disconnect(self, connection: Any) -> None:
         """Close the connection. Never raises."""
 
+    def confirm(self, connection: Any) -> None:  # noqa: ARG002 - for those stores that have files
+        """`StoreUnavailable` if this connection no longer leads to the database (its file was replaced). Cheap."""
+        return
+
     @abstractmethod
     def begin(self, connection: Any) -> Tx:
         """Open a write transaction; returns once the right to write is held."""
@@ -196,6 +317,14 @@ class Store(ABC):
     @abstractmethod
     def rollback(self, tx: Tx) -> None:
         """Undo it. Never raises."""
+
+    def upkeep(self, connection: Any, *, idle: bool = False) -> bool:  # noqa: ARG002 - the same
+        """Look after what the database keeps beside its tables, between two rounds, over the writing connection.
+
+        Called when `needs_upkeep` says so; with `idle`, when nobody waits. False: it could not be finished, try again
+        sooner. Errors are reported and change nothing for anybody.
+        """
+        return True
 
     def reset_after_fork(self) -> None:
         """In the child: locks may be held by threads that do not exist here."""
@@ -241,6 +370,14 @@ class Store(ABC):
         """Keep the progress of runs, the last one of each; of runs that are no longer held it is dropped."""
 
     @abstractmethod
+    def save_attempts(self, tx: Tx, saves: Sequence[AttemptSave]) -> list[bool]:
+        """Write down tries of steps, each begun or ended; False where the lease was lost.
+
+        A try has one row, by its number. What has ended is not opened again (False, too). Of a beginning and an end in
+        one call the end counts.
+        """
+
+    @abstractmethod
     def save_steps(self, tx: Tx, saves: Sequence[StepSave]) -> list[bool]:
         """Save checkpoints; False where the lease was lost or another execution has saved the step.
 
@@ -258,14 +395,49 @@ class Store(ABC):
         """Cancel runs that have not ended."""
 
     @abstractmethod
+    def delete(self, tx: Tx, run_ids: Sequence[str]) -> list[Deleted]:
+        """Delete ended runs with all that belongs to them, and all runs below them. Their idempotency keys are free."""
+
+    @abstractmethod
+    def drop_outputs(self, tx: Tx, run_ids: Sequence[str]) -> list[bool]:
+        """Drop the outputs of the steps of ended runs and of those below them, and note that; False if not ended."""
+
+    @abstractmethod
     def trigger(self, tx: Tx, runs: Sequence[NewRun]) -> list[Triggered]:
-        """Write runs. One that may not stand beside another gives that one: "idempotent" if it has the idempotency
-        key, "coalesced" if it is the never claimed run of the concurrency key.
+        """Write runs. One that may not stand beside another gives that one: "idempotent" if that has its idempotency
+        key; else, if it is the never claimed run of its job and concurrency key, "coalesced" or "conflict", as
+        `NewRun.coalesce` says. The second of one call meets the first. One that was written before is "created" again.
         """
+
+    def trigger_many(self, tx: Tx, batches: Sequence[Sequence[NewRun]]) -> list[list[Triggered]]:
+        """Write batches of runs, each whole or not at all; the others of the round don't depend on it.
+
+        A batch that meets a "conflict" leaves nothing behind: its answer ends with that one, and what the answers
+        before it say did not happen.
+
+        A store without savepoints may leave it at this: the error undoes the round, whose halves are tried then.
+        """
+        answers = [self.trigger(tx, batch) for batch in batches]
+        for made in answers:
+            if (index := conflict_in(made)) is not None:
+                raise ConflictError(f"calls[{index}]: {conflict_text(made[index].run)}")
+        return answers
+
+    def adopt(self, connection: Any) -> Tx:  # noqa: ARG002 - for those stores that can
+        """The transaction that the caller has open on a connection of its own, for `trigger_many` to write into.
+
+        Its `connection` is a `LentTransaction`. `ValidationError` where there is none, or none of this database;
+        `SchemaError` for other tables than this code knows. Committing stays the caller's.
+        """
+        raise ValidationError(f"connection: {self.name} can't trigger inside a transaction of yours.")
 
     @abstractmethod
     def expire(self, tx: Tx, sweeps: Sequence[Sweep]) -> list[list[RunRow]]:
         """Take back leases that ran out: to pending, or failed after too many crashes. The rows as they are now."""
+
+    @abstractmethod
+    def pass_deadlines(self, tx: Tx, limits: Sequence[int]) -> list[list[RunRow]]:
+        """End runs whose deadline has come as timed out, at most `limit` of them. The rows as they are now."""
 
     @abstractmethod
     def recall(self, tx: Tx, recalls: Sequence[Recall]) -> list[int]:
@@ -273,7 +445,11 @@ class Store(ABC):
 
     @abstractmethod
     def claim(self, tx: Tx, orders: Sequence[ClaimOrder]) -> list[Claimed]:
-        """Lease pending runs whose time has come: highest priority first, then oldest `run_at`, then id."""
+        """Lease pending runs whose time has come: highest priority first, then oldest `run_at`, then id.
+
+        Of one concurrency key at most one run is leased. From its first claim to its end (or its suspension) a run
+        holds its key: what goes back to pending is claimed again before any other of the key.
+        """
 
     # -- reads -------------------------------------------------------------------------------------------------
 
@@ -286,8 +462,53 @@ class Store(ABC):
         """Saved steps with first <= position < until, in order of position."""
 
     @abstractmethod
+    def find_attempts(self, connection: Any, run_id: str) -> list[AttemptRow]:
+        """The tries of all steps of a run, in order of position and number; `live` where their execution goes on."""
+
+    @abstractmethod
+    def failed_tries(self, connection: Any, run_id: str, run_attempt: int) -> dict[StepKey, Tries]:
+        """What is to be gone on with: the failed tries of steps that this attempt of the run has not saved."""
+
+    @abstractmethod
     def find_logs(self, connection: Any, run_id: str, *, after: int = 0, limit: int | None = None) -> list[LogRow]:
         """Log lines with id > after, in order of writing."""
+
+    def follow(self, connection: Any, run_ids: Sequence[str]) -> dict[str, Followed]:
+        """How these runs stand; those that do not exist are left out. Asked often: a store should make it cheap."""
+        return {
+            row.id: Followed(
+                row.status,
+                row.generation,
+                row.lease_owner,
+                row.lease_expires_at,
+                row.progress,
+                max((line.id for line in self.find_logs(connection, row.id)), default=0),
+            )
+            for row in (self.find_runs(connection, RunFilter(ids=tuple(run_ids))) if run_ids else ())
+        }
+
+    def step_marks(self, connection: Any, wanted: Sequence[tuple[str, int]]) -> list[StepMark]:
+        """Of each of these runs, the saved steps from this position on."""
+        return [
+            StepMark(step.run_id, step.name, step.occurrence, step.position, step.generation)
+            for run_id, first in wanted
+            for step in self.find_steps(connection, run_id, first=first)
+        ]
+
+    def marked_steps(self, connection: Any, marks: Sequence[StepMark]) -> list[StepRow]:
+        """The steps of these marks that are still as they were when they were marked, in any order."""
+        wanted = set(marks)
+        return [
+            step
+            for run_id in dict.fromkeys(mark.run_id for mark in marks)
+            for step in self.find_steps(connection, run_id)
+            if StepMark(step.run_id, step.name, step.occurrence, step.position, step.generation) in wanted
+        ]
+
+    def logs_after(self, connection: Any, wanted: Sequence[tuple[str, int]], limit: int) -> list[LogRow]:
+        """Of each of these runs, the log lines with a greater id, in order; at most `limit` of all of them together."""
+        lines = [line for run_id, after in wanted for line in self.find_logs(connection, run_id, after=after)]
+        return sorted(lines, key=lambda line: line.id)[:limit]
 
     @abstractmethod
     def has_claimable(self, connection: Any, order: ClaimOrder) -> bool:
@@ -300,6 +521,10 @@ class Store(ABC):
     @abstractmethod
     def ended(self, connection: Any, run_ids: Sequence[str]) -> dict[str, str]:
         """Of these runs those that have ended, each with its status ("gone" if there is no such run)."""
+
+    @abstractmethod
+    def find_old(self, connection: Any, old: Old) -> list[str]:
+        """Ids of runs that may be forgotten."""
 
     @abstractmethod
     def change_mark(self, connection: Any) -> int | None:

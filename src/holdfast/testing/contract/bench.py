@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from ...model.run import NewRun, RunFilter, RunRow, RunStatus
-from ...model.step import LogRow, ProgressRow, StepRow
+from ...model.step import AttemptRow, LogRow, ProgressRow, StepRow
 from ...rules.lifecycle import TABLE, Cause
 from ...store.base import (
+    AttemptSave,
     Cancelled,
     Claimed,
     ClaimOrder,
@@ -137,6 +138,22 @@ class StoreBench:
         }
         return StepSave(lease.owner, StepRow(lease.run_id, name, occurrence, **row), moved_on)
 
+    def attempt(
+        self, lease: Lease, number: int = 0, name: str = "step", occurrence: int = 0, **values: Any
+    ) -> AttemptSave:
+        """A try that has begun; with `error`, one that has failed."""
+        now = self.clock.now()
+        row = {
+            "run_attempt": 0,
+            "position": 0,
+            "generation": lease.generation,
+            "started_at": now,
+            "ended_at": now if "error" in values else None,
+            "error": None,
+            **values,
+        }
+        return AttemptSave(lease.owner, AttemptRow(lease.run_id, name, occurrence, number=number, **row))
+
     def line(self, lease: Lease, message: str = "message", **values: Any) -> LogSave:
         row = {"step_name": None, "level": "info", "data": None, "created_at": self.clock.now(), **values}
         return LogSave(lease.owner, LogRow(0, lease.run_id, lease.generation, message=message, **row))
@@ -177,6 +194,15 @@ class StoreBench:
     def steps(self, run_id: str) -> list[str]:
         return [row.name for row in self.store.find_steps(self.connection, run_id)]
 
+    def attempts(self, run_id: str) -> list[tuple[str, int, int, bool]]:
+        """Name, attempt of the run, number, whether it has ended."""
+        found = self.store.find_attempts(self.connection, run_id)
+        return [(row.name, row.run_attempt, row.number, row.ended_at is not None) for row in found]
+
+    def tries(self, run_id: str, run_attempt: int = 0) -> dict[str, int]:
+        found = self.store.failed_tries(self.connection, run_id, run_attempt)
+        return {str(key): tries.failed for key, tries in found.items()}
+
     def messages(self, run_id: str) -> list[str]:
         return [row.message for row in self.store.find_logs(self.connection, run_id)]
 
@@ -186,6 +212,7 @@ class StoreBench:
         return [
             runs,
             [self.store.find_steps(self.connection, run.id) for run in runs],
+            [self.store.find_attempts(self.connection, run.id) for run in runs],
             [self.store.find_logs(self.connection, run.id) for run in runs],
         ]
 

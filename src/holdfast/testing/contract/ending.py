@@ -102,6 +102,19 @@ class EndingContract(StoreBench):
         run = self.run(lease.run_id)
         assert (run.attempt, run.run_at) == (2, self.clock.now() + 3 * SECOND)
 
+    def test_the_error_of_an_attempt_stays_until_the_run_has_ended(self) -> None:
+        lease = self.lease()
+        self.finish(lease, Cause.RETRY, error="first", error_type="E")
+        lease = self.lease_of(lease.run_id, self.claim())
+        self.crash(lease)
+        lease = self.lease_of(lease.run_id, self.claim())
+        self.finish(lease, Cause.RELEASE)
+        run = self.run(lease.run_id)
+        assert (run.error, run.error_type, run.attempt) == ("first", "E", 1)
+        self.finish(self.lease_of(lease.run_id, self.claim()))
+        run = self.run(lease.run_id)
+        assert (run.status, run.error, run.error_type) == ("completed", None, None)
+
     def test_hostile_outputs_and_errors_are_kept_exactly(self) -> None:
         for text in HOSTILE:
             lease = self.lease()

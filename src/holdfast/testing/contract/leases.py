@@ -2,13 +2,69 @@
 
 from __future__ import annotations
 
-from ...model.run import RunStatus
+from ...model.run import RunRow, RunStatus
 from ...rules.lifecycle import Cause
 from ...store.base import Recall, Sweep
 from .bench import LEASE, SECOND, StoreBench
 
 
 class LeaseContract(StoreBench):
+    # -- deadlines ---------------------------------------------------------------------------------------------
+
+    def pass_deadlines(self, limit: int = 100) -> list[str]:
+        rows: list[RunRow] = self.do("pass_deadlines", [limit])[0]
+        return [row.id for row in rows]
+
+    def test_a_run_that_has_not_ended_at_its_deadline_has_timed_out_whatever_it_does(self) -> None:
+        waits, leased = self.trigger(deadline=9 * SECOND, delay=60 * SECOND), self.lease(deadline=9 * SECOND)
+        suspended = self.lease(deadline=9 * SECOND)
+        self.finish(suspended, Cause.SUSPEND)
+        self.clock.advance(8.9)
+        assert self.pass_deadlines() == []
+        self.clock.advance(0.1)
+        for run_id in (waits, leased.run_id, suspended.run_id):
+            before = self.run(run_id)
+            (row,) = self.do("pass_deadlines", [1])[0]
+            assert row.id == run_id
+            now = self.run(run_id)
+            assert (now.status, now.error_type, now.completed_at) == ("timed_out", "TimedOut", self.clock.now())
+            assert (now.generation, now.lease_owner) == (before.generation + 1, None)
+        assert self.pass_deadlines() == []
+
+    def test_who_held_a_run_at_its_deadline_writes_nothing_more(self) -> None:
+        lease = self.lease(deadline=SECOND)
+        self.clock.advance(1)
+        assert self.pass_deadlines() == [lease.run_id]
+        assert self.do("save_steps", [self.step(lease)]) == [False]
+        ended = self.finish(lease)
+        assert (ended.accepted, ended.status) == (False, "timed_out")
+
+    def test_what_has_ended_has_no_deadline_any_more(self) -> None:
+        lease = self.lease(deadline=SECOND)
+        self.finish(lease)
+        self.cancel(self.trigger(deadline=SECOND))
+        self.clock.advance(2)
+        assert self.pass_deadlines() == []
+
+    def test_the_earliest_deadlines_pass_first_and_no_more_than_asked(self) -> None:
+        ids = {seconds: self.trigger(deadline=seconds * SECOND) for seconds in (3, 1, 2)}
+        self.clock.advance(5)
+        assert self.pass_deadlines(0) == []
+        assert set(self.pass_deadlines(2)) == {ids[1], ids[2]}
+        assert self.run(ids[3]).status == "pending"
+
+    def test_a_passed_deadline_lets_the_next_of_the_key_go(self) -> None:
+        lease = self.lease("a", concurrency_key="key", deadline=SECOND)
+        younger = self.trigger("b", concurrency_key="key")
+        assert self.claim("b") == []
+        self.clock.advance(1)
+        assert self.pass_deadlines() == [lease.run_id]
+        assert [run.id for run in self.claim("b")] == [younger]
+
+    def test_timeout_and_retry_of_a_run_are_kept_as_they_were_given(self) -> None:
+        run = self.run(self.trigger(timeout=5 * SECOND, retry='{"max_retries":3}', deadline=9))
+        assert (run.timeout, run.retry, run.deadline_at) == (5 * SECOND, '{"max_retries":3}', self.clock.now() + 9)
+
     # -- renewing ----------------------------------------------------------------------------------------------
 
     def test_a_renewed_lease_lasts_from_now(self) -> None:

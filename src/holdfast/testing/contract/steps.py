@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...model.step import StepKey, Tries
 from ...rules.lifecycle import Cause
 from .bench import HOSTILE, StoreBench
 
@@ -142,6 +143,129 @@ class StepContract(StoreBench):
         assert self.store.find_steps(self.connection, lease.run_id)[0].output == text
         self.finish(lease, output=text)
         assert self.run(lease.run_id).output == text
+
+    # -- tries of steps ----------------------------------------------------------------------------------------
+
+    def test_a_try_is_kept_as_it_was_given(self) -> None:
+        lease = self.lease()
+        begun = self.attempt(lease, 1, "fetch", 2, run_attempt=3, position=7, started_at=5)
+        assert self.do("save_attempts", [begun]) == [True]
+        assert self.store.find_attempts(self.connection, lease.run_id) == [begun.attempt._replace(live=True)]
+        ended = self.attempt(lease, 1, "fetch", 2, run_attempt=3, position=7, started_at=5, ended_at=9, error="E: no")
+        assert self.do("save_attempts", [ended]) == [True]
+        assert self.store.find_attempts(self.connection, lease.run_id) == [ended.attempt._replace(live=True)]
+
+    def test_many_tries_in_one_call_are_answered_in_order(self) -> None:
+        good, bad = self.lease("good"), self.lease("bad")
+        self.cancel(bad.run_id)
+        saves = [self.attempt(bad if n % 3 == 0 else good, n, error="E") for n in range(300)]
+        assert self.do("save_attempts", saves) == [n % 3 != 0 for n in range(300)]
+        assert self.tries(good.run_id) == {"step": 200}
+        assert self.attempts(bad.run_id) == []
+
+    def test_a_try_saved_again_after_a_lost_answer_is_saved(self) -> None:
+        lease = self.lease()
+        saves = [self.attempt(lease, 0, error="E"), self.attempt(lease, 1)]
+        self.do("save_attempts", saves)
+        before = self.everything()
+        assert self.do("save_attempts", saves, replay=True) == [True, True]
+        assert self.everything() == before
+
+    def test_of_a_beginning_and_an_end_of_one_try_in_one_call_the_end_counts(self) -> None:
+        lease = self.lease()
+        begun, ended = self.attempt(lease), self.attempt(lease, error="E")
+        assert self.do("save_attempts", [begun, ended, begun]) == [True] * 3
+        assert self.attempts(lease.run_id) == [("step", 0, 0, True)]
+
+    def test_a_try_that_has_ended_is_not_opened_again(self) -> None:
+        lease = self.lease()
+        self.do("save_attempts", [self.attempt(lease, error="E")])
+        before = self.everything()
+        assert self.do("save_attempts", [self.attempt(lease)]) == [False]
+        assert self.everything() == before
+
+    def test_a_try_that_was_lost_is_begun_anew_under_its_number(self) -> None:
+        lease = self.lease()
+        self.do("save_attempts", [self.attempt(lease)])
+        self.crash(lease)
+        heir = self.lease_of(lease.run_id, self.claim())
+        again = self.attempt(heir, position=4)
+        assert self.do("save_attempts", [again]) == [True]
+        assert self.store.find_attempts(self.connection, lease.run_id) == [again.attempt._replace(live=True)]
+
+    def test_tries_of_lost_leases_are_refused(self) -> None:
+        for how, lease in self.lost_leases().items():
+            before = self.everything()
+            for save in (self.attempt(lease), self.attempt(lease, error="E")):
+                for replay in (False, True):
+                    assert self.do("save_attempts", [save], replay=replay) == [False], how
+            assert self.everything() == before, how
+
+    def test_a_zombies_try_is_refused_beside_its_successors(self) -> None:
+        zombie = self.lease()
+        self.crash(zombie)
+        heir = self.lease_of(zombie.run_id, self.claim())
+        assert self.do("save_attempts", [self.attempt(zombie, error="Z"), self.attempt(heir)]) == [False, True]
+        assert self.tries(heir.run_id) == {}
+
+    def test_a_holder_whose_lease_ran_out_may_count_until_it_is_taken(self) -> None:
+        lease = self.lease()
+        self.clock.advance(3600)
+        assert self.do("save_attempts", [self.attempt(lease, error="E")]) == [True]
+
+    def test_only_failed_tries_are_counted_each_for_its_step_and_its_attempt_of_the_run(self) -> None:
+        lease = self.lease()
+        self.do("save_attempts", [
+            self.attempt(lease, 0, error="E", ended_at=5), self.attempt(lease, 1, error="E", ended_at=8),
+            self.attempt(lease, 2), self.attempt(lease, 0, "step", 1, error="E", ended_at=6),
+            self.attempt(lease, 0, "ended well", ended_at=7), self.attempt(lease, 0, run_attempt=1, error="E"),
+        ])  # fmt: skip
+        found = self.store.failed_tries(self.connection, lease.run_id, 0)
+        assert found == {StepKey("step", 0): Tries(2, 8), StepKey("step", 1): Tries(1, 6)}
+        assert self.tries(lease.run_id, 1) == {"step": 1}
+        assert self.tries(lease.run_id, 2) == self.tries("no such run") == {}
+
+    def test_a_step_that_is_saved_has_no_tries_to_go_on_with(self) -> None:
+        lease = self.lease()
+        tries = [self.attempt(lease, 0, name, run_attempt=n, error="E") for name in ("good", "bad") for n in (0, 1)]
+        self.do("save_attempts", tries)
+        self.do("save_steps", [self.step(lease, "good"), self.step(lease, "bad", status="failed")])
+        assert self.tries(lease.run_id, 0) == {}
+        assert self.tries(lease.run_id, 1) == {"bad": 1}, "a new attempt of the run tries a failed step anew"
+
+    def test_tries_are_read_by_position_and_number(self) -> None:
+        lease = self.lease()
+        for name, position in (("b", 0), ("a", 1)):
+            rows = [(1, 0), (0, 1), (0, 0)]
+            self.do("save_attempts", [self.attempt(lease, n, name, run_attempt=a, position=position) for a, n in rows])
+        order = [(attempt, number, False) for attempt, number in ((0, 0), (0, 1), (1, 0))]
+        assert self.attempts(lease.run_id) == [("b", *rest) for rest in order] + [("a", *rest) for rest in order]
+        assert self.attempts("no such run") == []
+
+    def test_a_try_is_live_while_its_execution_has_the_run(self) -> None:
+        lease = self.lease()
+        self.do("save_attempts", [self.attempt(lease)])
+
+        def live() -> list[bool]:
+            return [row.live for row in self.store.find_attempts(self.connection, lease.run_id)]
+
+        assert live() == [True]
+        self.crash(lease)
+        assert live() == [False]
+        heir = self.lease_of(lease.run_id, self.claim())
+        assert live() == [False]
+        self.do("save_attempts", [self.attempt(heir)])
+        assert live() == [True]
+        self.finish(heir)
+        assert live() == [False]
+
+    def test_hostile_texts_of_tries_are_kept_exactly(self) -> None:
+        lease = self.lease()
+        saves = [self.attempt(lease, 0, text, position=n, error=text) for n, text in enumerate(HOSTILE)]
+        assert all(self.do("save_attempts", saves))
+        found = self.store.find_attempts(self.connection, lease.run_id)
+        assert found == [save.attempt._replace(live=True) for save in saves]
+        assert self.store.failed_tries(self.connection, lease.run_id, 0).keys() == {StepKey(t, 0) for t in HOSTILE}
 
     # -- log lines ---------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ class TriggerContract(StoreBench):
         self.do("trigger", [new])
         run = self.run(new.id)
         for name, value in new._asdict().items():
-            if name not in ("delay", "run_at"):
+            if name not in ("delay", "run_at", "coalesce", "deadline"):
                 assert getattr(run, name) == value, name
         assert (run.status, run.generation, run.attempt, run.crashes) == ("pending", 0, 0, 0)
         assert run.created_at == run.updated_at == run.run_at == self.clock.now()
@@ -96,15 +96,94 @@ class TriggerContract(StoreBench):
 
     # -- concurrency keys --------------------------------------------------------------------------------------
 
-    def test_one_run_of_a_concurrency_key_waits_for_its_first_claim(self) -> None:
+    def test_one_run_of_a_concurrency_key_waits_for_its_first_claim_and_a_second_is_refused(self) -> None:
         first = self.trigger(concurrency_key="line")
         answers = self.do("trigger", [self.new(concurrency_key="line"), self.new(concurrency_key="other")])
-        assert answers[0] == Triggered(self.run(first), "coalesced")
+        assert answers[0] == Triggered(self.run(first), "conflict")
         assert answers[1].disposition == "created"
+        assert len(self.runs()) == 2, "the refused one was not written"
+
+    def test_whoever_asks_to_skip_is_given_the_never_claimed_run_as_it_is(self) -> None:
+        first = self.trigger(concurrency_key="line", input="first", labels='{"a":"1"}')
+        new = self.new(concurrency_key="line", input="second", labels='{"a":"2"}', coalesce="skip")
+        assert self.do("trigger", [new]) == [Triggered(self.run(first), "coalesced")]
+        assert (self.run(first).input, self.run(first).labels) == ("first", '{"a":"1"}')
+        assert self.runs(labels=(("a", "2"),)) == []
+
+    def test_a_delayed_run_that_was_never_claimed_is_the_one_of_its_key(self) -> None:
+        first = self.trigger(concurrency_key="line", delay=90 * SECOND)
+        answers = self.do("trigger", [self.new(concurrency_key="line", coalesce=how) for how in (None, "skip")])
+        assert [(answer.disposition, answer.run.id) for answer in answers] == [
+            ("conflict", first),
+            ("coalesced", first),
+        ]
 
     def test_one_run_of_a_concurrency_key_is_made_by_one_call(self) -> None:
-        answers = self.do("trigger", [self.new(concurrency_key="line") for _ in range(3)])
-        assert [answer.disposition for answer in answers] == ["created", "coalesced", "coalesced"]
+        hows = (None, "skip", None, "active")
+        answers = self.do("trigger", [self.new(concurrency_key="line", coalesce=how) for how in hows])
+        assert [answer.disposition for answer in answers] == ["created", "coalesced", "conflict", "coalesced"]
+        assert {answer.run.id for answer in answers} == set(self.runs())
+
+    def test_many_keys_in_one_call_are_answered_in_order(self) -> None:
+        new = [self.new(concurrency_key=f"key {n % 50}", coalesce="skip") for n in range(200)]
+        answers = self.do("trigger", new)
+        assert [answer.disposition for answer in answers] == ["created"] * 50 + ["coalesced"] * 150
+        assert [answer.run.id for answer in answers] == [run.id for run in new[:50]] * 4
+
+    def test_a_refused_trigger_leaves_the_others_of_its_call_alone(self) -> None:
+        self.trigger(concurrency_key="line")
+        answers = self.do("trigger", [self.new(), self.new(concurrency_key="line"), self.new(concurrency_key="b")])
+        assert [answer.disposition for answer in answers] == ["created", "conflict", "created"]
+        assert self.run(answers[2].run.id).status == "pending"
+
+    def test_to_skip_looks_at_never_claimed_runs_only(self) -> None:
+        for cause in (None, Cause.RETRY, Cause.SUSPEND, Cause.COMPLETE):
+            lease = self.lease(str(cause), concurrency_key="line " + str(cause))
+            if cause is not None:
+                self.finish(lease, cause)
+            new = self.new(str(cause), concurrency_key="line " + str(cause), coalesce="skip")
+            assert self.do("trigger", [new])[0].disposition == "created", cause
+
+    def test_coalesce_active_also_answers_with_a_run_that_is_under_way(self) -> None:
+        for cause in (None, Cause.RETRY, Cause.RELEASE, Cause.SUSPEND):
+            lease = self.lease(str(cause), concurrency_key="line " + str(cause))
+            if cause is not None:
+                self.finish(lease, cause)
+            new = self.new(str(cause), concurrency_key="line " + str(cause), coalesce="active")
+            assert self.do("trigger", [new]) == [Triggered(self.run(lease.run_id), "coalesced")], cause
+
+    def test_coalesce_active_makes_a_run_where_the_last_one_has_ended(self) -> None:
+        for cause in (Cause.COMPLETE, Cause.FAIL, Cause.CANCEL_ITSELF):
+            self.finish(self.lease(concurrency_key="line"), cause)
+            answer = self.do("trigger", [self.new(concurrency_key="line", coalesce="active")])[0]
+            assert answer.disposition == "created"
+            self.cancel(answer.run.id)
+
+    def test_coalesce_active_prefers_the_run_that_was_never_claimed(self) -> None:
+        self.lease(concurrency_key="line")
+        waiting = self.trigger(concurrency_key="line")
+        answer = self.do("trigger", [self.new(concurrency_key="line", coalesce="active")])[0]
+        assert (answer.disposition, answer.run.id) == ("coalesced", waiting)
+
+    def test_coalesce_active_knows_only_runs_of_the_same_job_and_key(self) -> None:
+        self.lease("a", concurrency_key="line")
+        answers = self.do(
+            "trigger",
+            [self.new("b", concurrency_key="line", coalesce="active"), self.new("a", concurrency_key="other")],
+        )
+        assert [answer.disposition for answer in answers] == ["created", "created"]
+
+    def test_a_repeated_trigger_is_created_again_however_it_coalesces_and_whatever_became_of_it(self) -> None:
+        for how in (None, "skip", "active"):
+            new = self.new(str(how), concurrency_key=f"line {how}", coalesce=how)
+            second = self.new(str(how), concurrency_key=f"line {how}", coalesce="skip")
+            self.do("trigger", [new])
+            again = self.do("trigger", [new, second], replay=True)
+            assert again == [Triggered(self.run(new.id), kind) for kind in ("created", "coalesced")], how
+            lease = self.lease_of(new.id, self.claim(str(how)))
+            assert self.do("trigger", [new], replay=True) == [Triggered(self.run(new.id), "created")], how
+            self.finish(lease)
+            assert self.do("trigger", [new], replay=True) == [Triggered(self.run(new.id), "created")], how
 
     def test_a_run_queues_behind_a_leased_one_of_its_concurrency_key(self) -> None:
         lease = self.lease(concurrency_key="line")
@@ -125,14 +204,16 @@ class TriggerContract(StoreBench):
         returned = self.lease(concurrency_key="line")
         first = self.trigger(concurrency_key="line")
         self.finish(returned, Cause.RETRY)
-        answer = self.do("trigger", [self.new(concurrency_key="line")])[0]
+        answer = self.do("trigger", [self.new(concurrency_key="line", coalesce="skip")])[0]
         assert (answer.disposition, answer.run.id) == ("coalesced", first)
 
     def test_idempotency_comes_before_coalescing(self) -> None:
         known = self.lease(idempotency_key="k")
         self.trigger(concurrency_key="line")
-        answer = self.do("trigger", [self.new(idempotency_key="k", concurrency_key="line")])[0]
-        assert (answer.disposition, answer.run.id) == ("idempotent", known.run_id)
+        for how in (None, "skip", "active"):
+            new = self.new(idempotency_key="k", concurrency_key="line", coalesce=how)
+            answer = self.do("trigger", [new])[0]
+            assert (answer.disposition, answer.run.id) == ("idempotent", known.run_id)
 
     def test_concurrency_keys_of_two_jobs_do_not_coalesce(self) -> None:
         assert self.trigger("a", concurrency_key="line") != self.trigger("b", concurrency_key="line")

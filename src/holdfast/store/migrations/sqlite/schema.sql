@@ -22,6 +22,8 @@ create table holdfast_runs (
   priority integer not null default 0,  -- higher first
   run_at integer not null,  -- not before
   due integer not null check (due in (0, 1)),  -- 1 once run_at was seen to have come: keeps the future out of claims
+  turn integer not null default 0 check (turn in (0, 1, 2)),  -- 0: may go. 1: its key is held, or others go first
+    -- 2: holds its key, from the first claim to the end. Says nothing once the run has ended
   generation integer not null default 0 check (generation >= 0),  -- fencing number
   attempt integer not null default 0 check (attempt >= 0),  -- +1 by a retry
   crashes integer not null default 0 check (crashes >= 0),  -- leases lost in a row without progress
@@ -51,25 +53,34 @@ create table holdfast_runs (
   output text,
   error text,  -- message, cleaned
   error_type text,
+  outputs_kept integer not null default 1 check (outputs_kept in (0, 1)),  -- of its steps; 0: dropped, for good
   check ((status = 'leased') = (lease_owner is not null)),
   check ((status = 'leased') = (lease_expires_at is not null)),
+  check (status <> 'leased' or (turn = 2) = (concurrency_key is not null)),
   check ((completed_at is not null)
          = (status in ('completed', 'failed', 'timed_out', 'finalize_failed', 'cancelled')))
 ) strict;
 
--- What a claim reads, in its order. Partial, so that the finished millions cost nothing.
+-- What a claim reads, in its order. Partial, so that the finished millions cost nothing, nor what waits for its key.
 create index holdfast_runs_claimable on holdfast_runs (queue, job_name, priority desc, run_at, id)
-  where status = 'pending' and due = 1;
+  where status = 'pending' and due = 1 and turn <> 1;
 -- Pending runs whose time has not come.
 create index holdfast_runs_delayed on holdfast_runs (run_at)
   where status = 'pending' and due = 0;
 create index holdfast_runs_leases on holdfast_runs (lease_expires_at)
   where status = 'leased';
-create index holdfast_runs_waiting on holdfast_runs (deadline_at)
-  where status = 'waiting';
+-- How many of a job are leased, for its limit.
+create index holdfast_runs_leased_of_job on holdfast_runs (job_name)
+  where status = 'leased';
+create index holdfast_runs_deadline on holdfast_runs (deadline_at)
+  where deadline_at is not null and completed_at is null;
 -- A run that went wrong must be found quickly among millions that did not.
 create index holdfast_runs_errored on holdfast_runs (status, id)
   where status in ('failed', 'timed_out', 'finalize_failed', 'cancelled');
+-- What may be forgotten, oldest end first. Those that still have the outputs of their steps are last, so that the end of
+-- a run appends.
+create index holdfast_runs_ended on holdfast_runs (outputs_kept, completed_at)
+  where completed_at is not null and parent_id is null;
 create index holdfast_runs_by_job on holdfast_runs (job_name, id);
 create index holdfast_runs_by_parent on holdfast_runs (parent_id, child_index)
   where parent_id is not null;
@@ -80,8 +91,17 @@ create unique index holdfast_runs_idempotency on holdfast_runs (tenant, job_name
 -- At most one that was never claimed, per job and key; retried and expired runs keep their place beside it.
 create unique index holdfast_runs_first_in_line on holdfast_runs (job_name, concurrency_key)
   where status = 'pending' and generation = 0 and concurrency_key is not null;
-create index holdfast_runs_by_key on holdfast_runs (concurrency_key, priority desc, run_at, id)
+-- One run holds a key. The guard of last resort: nobody relies on its error.
+create unique index holdfast_runs_holding on holdfast_runs (concurrency_key)
+  where turn = 2 and status in ('pending', 'leased') and concurrency_key is not null;
+-- The lines of a key, one per queue and job: who may go (0), and who comes after (1). The last two columns say nothing new;
+-- with them nobody has to look into the table.
+create index holdfast_runs_in_line
+  on holdfast_runs (concurrency_key, turn, queue, job_name, priority desc, run_at, id, status, due)
   where status = 'pending' and due = 1 and concurrency_key is not null;
+-- What is under way of a job and key.
+create index holdfast_runs_of_key on holdfast_runs (job_name, concurrency_key, id)
+  where completed_at is null and concurrency_key is not null;
 
 create table holdfast_labels (
   key text not null,
@@ -118,12 +138,14 @@ create table holdfast_step_attempts (
   run_id text not null,
   name text not null,
   occurrence integer not null,
-  number integer not null,  -- of the step, from 0
+  run_attempt integer not null,  -- of the run: each has its retries anew
+  number integer not null,  -- how many tries had failed before, within the run's attempt
+  position integer not null,  -- of the step, as in holdfast_steps
   generation integer not null,
   started_at integer not null,
-  ended_at integer,
-  error text,
-  primary key (run_id, name, occurrence, number)
+  ended_at integer,  -- null: under way, or nobody lived to tell
+  error text,  -- short: the whole one is with the step, once it has failed for good
+  primary key (run_id, name, occurrence, run_attempt, number)
 ) strict, without rowid;
 
 create table holdfast_logs (
@@ -161,9 +183,11 @@ create table holdfast_signals (
   consumed_by text  -- key of the step that took it
 ) strict, without rowid;
 create index holdfast_signals_unread on holdfast_signals (run_id, name, id) where consumed_by is null;
+create index holdfast_signals_by_run on holdfast_signals (run_id);
 create unique index holdfast_signals_key on holdfast_signals (run_id, name, key) where key is not null;
 
-create table holdfast_keys (  -- counters of concurrency keys and job limits
+create table holdfast_keys (  -- what several writers lock and count by, per concurrency key and per job with a limit.
+  -- SQLite has one writer at a time and leaves it empty: see the column `turn`.
   key text primary key,
   kind text not null check (kind in ('key', 'job')),
   allowed integer not null default 1,

@@ -26,6 +26,41 @@ cross join holdfast_steps as s
 cross join holdfast_runs as r
   on r.id = s.run_id and r.generation = e.value ->> 7 and r.lease_owner = e.value ->> 0;
 
+-- name: save_attempts
+-- Fenced. What has ended is not opened again; a try whose call was lost in a crash is begun anew under its number.
+insert into holdfast_step_attempts (
+  run_id, name, occurrence, run_attempt, number, position, generation, started_at, ended_at, error)
+select
+  e.value ->> 1, e.value ->> 2, e.value ->> 3, e.value ->> 4, e.value ->> 5, e.value ->> 6, e.value ->> 7,
+  e.value ->> 8, e.value ->> 9, e.value ->> 10
+from json_each(?1) as e
+cross join holdfast_runs as r
+  on r.id = e.value ->> 1 and r.generation = e.value ->> 7 and r.lease_owner = e.value ->> 0
+where true
+on conflict (run_id, name, occurrence, run_attempt, number) do update set
+  position = excluded.position, generation = excluded.generation, started_at = excluded.started_at,
+  ended_at = excluded.ended_at, error = excluded.error
+  where holdfast_step_attempts.ended_at is null or excluded.ended_at is not null
+returning run_id, name, occurrence, run_attempt, number, generation;
+
+-- name: failed_tries
+-- Of the steps that this attempt of the run (?2) has not saved: how many tries have failed, and when the last one did.
+select a.name, a.occurrence, count(*), max(a.ended_at)
+from holdfast_step_attempts as a
+where a.run_id = ?1 and a.run_attempt = ?2 and a.error is not null and not exists (
+  select 1 from holdfast_steps as s
+  where s.run_id = a.run_id and s.name = a.name and s.occurrence = a.occurrence
+    and (s.status = 'completed' or s.attempt = a.run_attempt))
+group by a.name, a.occurrence;
+
+-- name: find_attempts
+select a.run_id, a.name, a.occurrence, a.run_attempt, a.number, a.position, a.generation, a.started_at, a.ended_at,
+  a.error, coalesce(r.status = 'leased' and r.generation = a.generation, 0)
+from holdfast_step_attempts as a
+left join holdfast_runs as r on r.id = a.run_id
+where a.run_id = ?1
+order by a.position, a.name, a.occurrence, a.run_attempt, a.number;
+
 -- name: first_steps
 -- The first page of saved steps of several runs, and the last one of each, which tells whether there are more pages.
 select s.run_id, s.name, s.occurrence, s.position, s.status, s.attempt, s.generation, s.fingerprint,
