@@ -202,10 +202,13 @@ def test_older_tables_are_refused_until_they_are_migrated(tmp_path: Path) -> Non
 
 def test_missing_tables_are_refused_with_advice(tmp_path: Path) -> None:
     store = SqliteStore(url_of(tmp_path / "a.db"))
-    connection = store.connect()
-    with pytest.raises(SchemaError, match=r"no Holdfast tables.*app\.init\(\).*`holdfast migrate sqlite:///.*a\.db`"):
-        store.check_schema(connection)
-    store.disconnect(connection)
+    advice = r"no Holdfast tables.*app\.init\(\).*`holdfast migrate sqlite:///.*a\.db`"
+    with pytest.raises(SchemaError, match=advice):
+        store.open()
+    assert list(tmp_path.iterdir()) == [], "asking for a database does not make one"
+    (tmp_path / "a.db").touch()
+    with pytest.raises(SchemaError, match=advice):
+        store.open()
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
@@ -289,8 +292,8 @@ class Killed(SqliteStore):
     def __init__(self, url, at):
         super().__init__(url, schema=schema)
         self.at, self.count = at, 0
-    def _open(self, *, read_only):
-        connection = super()._open(read_only=read_only)
+    def _open(self, **how):
+        connection = super()._open(**how)
         connection.set_trace_callback(self.trace)
         return connection
     def trace(self, text):

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from holdfast import Holdfast
 from holdfast.basis.errors import HoldfastError, StoreError, StoreUnavailable, ValidationError
 from holdfast.model.run import NewRun, RunFilter
 from holdfast.store.base import Tx
 from holdfast.store.sqlite import SqliteStore
-from holdfast.store.sqlite_file import NumberedConnection
+from holdfast.store.sqlite_place import NumberedConnection
 from holdfast.testing.clock import HandClock
 
 
@@ -231,6 +232,16 @@ def test_a_mistake_in_the_sql_is_not_taken_for_trouble(store: SqliteStore) -> No
 def test_a_bad_url_is_refused_at_once(url: str) -> None:
     with pytest.raises(ValidationError):
         SqliteStore(url)
+
+
+@pytest.mark.parametrize("url", ["libsql://db.example.org?authToken=secret", "LIBSQL:///app.db"])
+def test_a_libsql_url_is_refused_with_the_reason_and_without_its_token(url: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Holdfast(url)
+    assert str(caught.value) == (
+        "libsql:// URLs are not supported: libSQL's Python driver stops every thread of the process while it waits for "
+        "the database. Use an SQLite file: 'sqlite:///path/to/file.db'."
+    )
 
 
 def test_a_relative_file_stays_where_it_was_when_the_directory_changes(

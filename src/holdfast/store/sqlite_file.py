@@ -11,7 +11,6 @@ import contextlib
 import os
 import shutil
 import sqlite3
-import sys
 import tempfile
 import threading
 import urllib.parse
@@ -23,9 +22,16 @@ from ..basis.clock import Clock, SystemClock
 from ..basis.errors import SchemaError, StoreError, StoreUnavailable, ValidationError
 from .base import Store, Tx
 from .schema import Schema, statements
+from .sqlite_borrowed import borrowed, refuse_other
+from .sqlite_place import FileConnection, Place
+from .sqlite_upkeep import LIMIT, Upkeep
 
 #: Strict tables came with 3.37, the JSON arrows with 3.38.
 OLDEST = (3, 38, 0)
+
+#: Seconds between two looks at where the file is, before a transaction. After each commit there is one anyway; and
+#: whatever leaves Python, as those do, lets another thread in.
+_LOOK_SECONDS = 0.05
 
 _IN_TROUBLE = {
     sqlite3.SQLITE_BUSY: "is locked by another process",
@@ -43,23 +49,6 @@ _IN_TROUBLE = {
 }
 
 
-class NumberedConnection(sqlite3.Connection):
-    """Takes `?1` for the number that it is.
-
-    Python 3.12.0 to 3.12.3 take it for a name, and warn of every statement that has one (python/cpython#117995).
-    """
-
-    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
-        if parameters and "?1" in sql:
-            parameters = {str(number): value for number, value in enumerate(parameters, 1)}
-        return super().execute(sql, parameters)
-
-
-_CONNECTION: type[sqlite3.Connection] = (
-    NumberedConnection if (3, 12) <= sys.version_info < (3, 12, 4) else sqlite3.Connection
-)
-
-
 class SqliteFile(Store):
     """Everything about an SQLite database but the verbs."""
 
@@ -72,11 +61,16 @@ class SqliteFile(Store):
         """Seconds to wait for another process's write transaction before answering `StoreUnavailable`."""
         self.schema: Schema = schema or Schema.load("sqlite")
         path = _path_of(url)
+        self.needs_upkeep: bool = False
         self.in_memory: bool = path == ":memory:"
         self._temporary = path is None
         self._path: str | None = path if path is None or self.in_memory else os.path.abspath(path)
-        self._only: sqlite3.Connection | None = None
+        self._only: FileConnection | None = None
         self._opening = threading.Lock()
+        self._at: Place | None = None
+        self._upkeep = Upkeep(self)
+        self._looked_at = float("-inf")
+        self._lenient = False
 
     def reset_after_fork(self) -> None:
         self._opening = threading.Lock()
@@ -92,16 +86,23 @@ class SqliteFile(Store):
                 self._path = str(Path(directory) / "holdfast.db")
             return self._path
 
+    @property
+    def _place(self) -> Place:
+        if self._at is None:
+            self._at = Place(self.name, self.path)
+        return self._at
+
     # -- connections -------------------------------------------------------------------------------------------
 
-    def connect(self, *, read_only: bool = False) -> sqlite3.Connection:
+    def connect(self, *, read_only: bool = False) -> FileConnection:
+        """A new connection. It makes no file, but a temporary one: `migrate` does."""
         if self.in_memory:
             # A second connection would be another, empty database.
             self._only = self._only or self._open(read_only=False)
             return self._only
         return self._open(read_only=read_only)
 
-    def _open(self, *, read_only: bool) -> sqlite3.Connection:
+    def _open(self, *, read_only: bool) -> FileConnection:
         if sqlite3.sqlite_version_info < OLDEST:
             needed = ".".join(map(str, OLDEST))
             raise StoreError(
@@ -111,26 +112,43 @@ class SqliteFile(Store):
         directory = os.path.dirname(path)
         if not self.in_memory and not os.path.isdir(directory):
             raise StoreUnavailable(f"{self.name}: the directory {directory} does not exist.")
-        connection: sqlite3.Connection | None = None
+        before = None if self.in_memory else self._place.before_opening()
+        make = self.in_memory or self._temporary
+        if before is None and not make:
+            raise self._no_tables(f": there is no file {path}")
+        connection: FileConnection | None = None
         try:
+            # By itself SQLite would make a new, empty database where a file has just gone.
             connection = sqlite3.connect(
-                path,
+                path if self.in_memory else f"{Path(path).as_uri()}?mode={'rwc' if before is None else 'rw'}",
+                uri=not self.in_memory,
                 timeout=self.lock_timeout,
                 isolation_level=None,
                 check_same_thread=False,
                 cached_statements=256,
-                factory=_CONNECTION,
+                factory=FileConnection,
             )
             connection.execute("pragma synchronous = full")
             connection.execute("pragma cache_size = -16384")
             if not self.in_memory:
+                if self._place.known is not None:
+                    self._trust(connection)  # before anything is written into what may be another database
                 self._use_wal(connection, read_only)
+                connection.execute("pragma wal_autocheckpoint = 0")
+                connection.execute(f"pragma journal_size_limit = {LIMIT}")
+                # From the first read on the log is ours, too: the last one to close removes it, and we are not closed.
+                connection.execute("select 1 from sqlite_master limit 1").fetchone()
+                self._place.opened(connection, before)
+            if self._lenient:
+                connection.text_factory = lenient
             if read_only:
                 connection.execute("pragma query_only = on")
             return connection
-        except sqlite3.Error as error:
+        except (sqlite3.Error, StoreError) as error:
             if connection is not None:
                 connection.close()
+            if isinstance(error, StoreError):
+                raise
             raise self.translate(error) from error
 
     def _use_wal(self, connection: sqlite3.Connection, read_only: bool) -> None:
@@ -153,13 +171,44 @@ class SqliteFile(Store):
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
 
-    def begin(self, connection: sqlite3.Connection) -> Tx:
+    def confirm(self, connection: FileConnection) -> None:
+        if self._lenient:
+            connection.text_factory = lenient
+        if not self.in_memory:
+            self._place.confirm(connection)
+
+    def begin(self, connection: FileConnection) -> Tx:
+        tx = self._begin(connection)
+        try:
+            if not self.in_memory and self.clock.steady() - self._looked_at > _LOOK_SECONDS:
+                self._place.confirm(connection, writing=True)
+                self._looked_at = self.clock.steady()
+            # Somebody may have migrated it since it was opened.
+            self._refuse_newer(connection.execute("select max(number) from holdfast_migrations").fetchone()[0] or 0)
+        except BaseException:
+            self.rollback(tx)
+            raise
+        return tx
+
+    def _begin(self, connection: sqlite3.Connection) -> Tx:
         asked = self.clock.steady()
         connection.execute("begin immediate")
         return Tx(connection, self.clock.now(), self.clock.steady() - asked)
 
     def commit(self, tx: Tx) -> None:
         tx.connection.execute("commit")
+        if not self.in_memory:
+            # What was written into a file that is no longer there must not count.
+            wal_size = self._place.confirm(tx.connection, writing=True)
+            self.needs_upkeep = self._upkeep.is_due(wal_size)
+
+    def upkeep(self, connection: FileConnection, *, idle: bool = False) -> bool:
+        if self.in_memory:
+            return True
+        if idle:
+            return self._upkeep.when_idle(connection)
+        self.needs_upkeep = False
+        return self._upkeep.run(connection)
 
     def rollback(self, tx: Tx) -> None:
         with contextlib.suppress(sqlite3.Error):
@@ -170,6 +219,7 @@ class SqliteFile(Store):
         if self._only is not None:
             self._only.close()
             self._only = None
+        self._at = None
         if self._temporary and self._path is not None:
             shutil.rmtree(os.path.dirname(self._path), ignore_errors=True)
             self._path = None
@@ -178,8 +228,12 @@ class SqliteFile(Store):
         if not isinstance(error, sqlite3.Error):
             return error
         code = _code(error)
-        if code in _IN_TROUBLE:
-            translated: StoreError = StoreUnavailable(f"{self.name}: the database {_IN_TROUBLE[code]} ({error}).")
+        if "decode to UTF-8" in str(error):
+            # One row that somebody has written by hand must not stop all the others: from now on it is read, slower.
+            self._lenient = True
+            translated: StoreError = StoreUnavailable(f"{self.name}: {error}. Texts are read leniently from now on.")
+        elif code in _IN_TROUBLE:
+            translated = StoreUnavailable(f"{self.name}: the database {_IN_TROUBLE[code]} ({error}).")
         elif isinstance(error, sqlite3.ProgrammingError):
             translated = StoreUnavailable(f"{self.name}: {error}.")
         else:
@@ -190,13 +244,18 @@ class SqliteFile(Store):
     # -- schema ------------------------------------------------------------------------------------------------
 
     def migrate(self) -> list[str]:
+        self._make_file()
         connection = self.connect()
         try:
             # Whoever gets the write lock first does it; the others find it done.
-            tx = self.begin(connection)
+            tx = self._begin(connection)
             try:
                 applied = self._apply(tx)
+                identity = self.database_id(connection)
                 self.commit(tx)
+                if not self.in_memory:
+                    # Not before: other threads would not find the tables of the database that is known here.
+                    self._place.trust(connection, identity)
                 return applied
             except BaseException:
                 self.rollback(tx)
@@ -206,8 +265,21 @@ class SqliteFile(Store):
         finally:
             self.disconnect(connection)
 
+    def _make_file(self) -> None:
+        """An empty file, where there is none and there was none."""
+        if self.in_memory or self._temporary or not os.path.isdir(os.path.dirname(self.path)):
+            return
+        if self._place.before_opening() is None:
+            try:
+                # Fails if it exists by now: to close a file that is in use would take SQLite's locks away.
+                os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644))
+            except FileExistsError:
+                pass
+            except OSError as error:
+                raise StoreUnavailable(f"{self.name}: the database can't be opened ({error.strerror}).") from error
+
     def _apply(self, tx: Tx) -> list[str]:
-        version = self._version(tx.connection)
+        version = self.version(tx.connection)
         self._refuse_newer(version)
         lacking = self.schema.since(version)
         for text in [self.schema.fresh] if version == 0 else [migration.text for migration in lacking]:
@@ -223,18 +295,26 @@ class SqliteFile(Store):
         return [migration.name for migration in lacking]
 
     def check_schema(self, connection: sqlite3.Connection) -> None:
-        version, newest = self._version(connection), self.schema.newest
+        version, newest = self.version(connection), self.schema.newest
         self._refuse_newer(version)
         if version == 0:
-            raise SchemaError(
-                f"{self.name}: there are no Holdfast tables yet. "
-                f"Use the app inside of `with app:` or `async with app:`, or call app.init() first{self._command}."
-            )
+            raise self._no_tables()
         if version < newest:
             raise SchemaError(
                 f"{self.name}: the tables have version {version}, this code needs {newest}. "
                 f"Call app.migrate(){self._command}."
             )
+        self._trust(connection)
+
+    def _trust(self, connection: sqlite3.Connection) -> None:
+        if not self.in_memory:
+            self._place.trust(connection, self.database_id(connection) if self.version(connection) else "none")
+
+    def _no_tables(self, why: str = "") -> SchemaError:
+        return SchemaError(
+            f"{self.name}: there are no Holdfast tables yet{why}. "
+            f"Use the app inside of `with app:` or `async with app:`, or call app.init() first{self._command}."
+        )
 
     @property
     def _command(self) -> str:
@@ -249,11 +329,26 @@ class SqliteFile(Store):
                 "A newer Holdfast has used this database: upgrade the package."
             )
 
-    def _version(self, connection: sqlite3.Connection) -> int:
+    def version(self, connection: sqlite3.Connection) -> int:
+        """The number of the last migration; 0 if there are no tables."""
         if not connection.execute("select 1 from sqlite_master where name = 'holdfast_migrations'").fetchone():
             return 0
         found: int = connection.execute("select coalesce(max(number), 0) from holdfast_migrations").fetchone()[0]
         return found
+
+    def adopt(self, connection: Any) -> Tx:
+        tx = borrowed(connection, lambda: self._open(read_only=True))
+        if self.in_memory:
+            raise ValidationError("connection: nobody but this app can have a connection to its database in memory.")
+        try:
+            ours = self.open(read_only=True)
+            try:
+                refuse_other(tx, self._path, self.database_id(ours), self.name)
+            finally:
+                self.disconnect(ours)
+        except sqlite3.Error as error:
+            raise self.translate(error) from error
+        return Tx(tx, self.clock.now())
 
     def database_id(self, connection: sqlite3.Connection) -> str:
         found: str = connection.execute("select value from holdfast_meta where key = 'database_id'").fetchone()[0]
@@ -265,9 +360,20 @@ def _remove(directory: str, pid: int) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+def lenient(text: bytes) -> str:
+    """A text that may not be UTF-8. What is wrong in it comes as lone surrogates, which nobody reads as a value."""
+    return text.decode("utf-8", "surrogateescape")
+
+
 def _path_of(url: str) -> str | None:
     """The file that a URL names; None for a temporary one."""
     scheme, separator, rest = url.partition("://")
+    if scheme.lower() == "libsql":
+        # Without the URL: there may be a token in it. The trial is docs/decisions/0012-libsql.md.
+        raise ValidationError(
+            "libsql:// URLs are not supported: libSQL's Python driver stops every thread of the process while it waits "
+            "for the database. Use an SQLite file: 'sqlite:///path/to/file.db'."
+        )
     if scheme != "sqlite" or not separator:
         raise ValidationError(f"{url!r} is not an SQLite URL. Write 'sqlite:///path/to/file.db' or 'sqlite://'.")
     if not rest:
