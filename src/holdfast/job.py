@@ -22,15 +22,24 @@ from typing import (
 
 from pydantic_core import to_json
 
-from .basis.clock import from_datetime
 from .basis.durations import Duration, micros
-from .basis.errors import DefinitionError, PayloadTooLarge, ValidationError
-from .basis.text import error_text, shown
+from .basis.errors import DefinitionError, PayloadTooLarge, ValidationError, WouldDeadlock
+from .basis.text import shown
 from .commit.reply import Reply
+from .engine.arguments import (
+    checked_coalesce,
+    checked_limit,
+    checked_limit_of_time,
+    checked_moment,
+    checked_priority,
+    checked_retry,
+)
 from .engine.context import STEP_TYPES, Step, SyncStep
 from .engine.registry import JobDefinition, checked_key, checked_labels, checked_name
 from .engine.schema import Signature
-from .model.run import NewRun, RunStatus
+from .engine.validation import checked_validate, encode_input
+from .model.retry import Retry
+from .model.run import Coalesce, NewRun, RunStatus
 from .run import Run
 
 if TYPE_CHECKING:
@@ -40,9 +49,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
-#: SQLite and PostgreSQL hold more; nobody needs it, and JavaScript must read it exactly.
-_HIGHEST_PRIORITY = 2**31 - 1
-
 
 class JobOptions(TypedDict, total=False):
     """What can be said of a job where it is defined."""
@@ -51,6 +57,11 @@ class JobOptions(TypedDict, total=False):
     queue: str
     priority: int
     labels: Mapping[str, str]
+    limit: int
+    retry: Retry
+    timeout: Duration
+    deadline: Duration
+    validate: Callable[..., Any]
 
 
 class JobDecorator(Protocol):
@@ -71,11 +82,16 @@ class TriggerOptions:
     """What `job.options(...)` has gathered."""
 
     idempotency_key: str | None = None
+    concurrency_key: str | None = None
+    coalesce: Coalesce | None = None
     labels: Mapping[str, str] | None = None
     priority: int | None = None
     delay: int = 0
     run_at: int | None = None
     queue: str | None = None
+    retry: str | None = None
+    timeout: int | None = None
+    deadline: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +106,14 @@ class Call(Generic[R_co]):
     def job_name(self) -> str:
         return self.job.name
 
-    def new_run(self, run_id: str) -> NewRun:
-        """The row to be written."""
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """The job's and the trigger's together."""
+        return self.job.labels if self.options.labels is None else {**self.job.labels, **self.options.labels}
+
+    def new_run(self, run_id: str, labels: Mapping[str, str]) -> NewRun:
+        """The row to be written, with these labels. Only for `Managing`, which checks them."""
         job, options = self.job, self.options
-        labels = job.labels if options.labels is None else {**job.labels, **options.labels}
         return NewRun(
             run_id,
             job.name,
@@ -103,8 +123,12 @@ class Call(Generic[R_co]):
             options.delay,
             options.run_at,
             options.idempotency_key,
-            None,
+            options.concurrency_key,
             to_json(labels).decode() if labels else "{}",
+            coalesce=options.coalesce,
+            retry=options.retry,
+            timeout=options.timeout,
+            deadline=job.deadline if options.deadline is None else options.deadline,
         )
 
 
@@ -114,10 +138,17 @@ class Job(Generic[P, R_co]):
     `fn` is the plain function: call that to run it as what it is.
     """
 
-    def __init__(self, definition: JobDefinition, app: Managing | None, options: TriggerOptions | None = None) -> None:
+    def __init__(
+        self,
+        definition: JobDefinition,
+        app: Managing | None,
+        options: TriggerOptions | None = None,
+        connection: Any = None,
+    ) -> None:
         self._definition = definition
         self._app = app
         self._options = options or TriggerOptions()
+        self._connection = connection
 
     @property
     def name(self) -> str:
@@ -143,7 +174,12 @@ class Job(Generic[P, R_co]):
 
     def bind(self, *args: P.args, **kwargs: P.kwargs) -> Call[R_co]:
         """The job with this input. `ValidationError` naming the wrong parameters; nothing is written."""
-        text = self._definition.signature.encode(args, kwargs)
+        if self._connection is not None:
+            raise ValidationError("bind: a call carries no connection. Write app.trigger(call, connection=…).")
+        return self._bound(*args, **kwargs)
+
+    def _bound(self, *args: P.args, **kwargs: P.kwargs) -> Call[R_co]:
+        text = encode_input(self._definition, args, kwargs)
         if self._app is not None:
             self._app._check_size(text)
         return Call(self._definition, text, self._options)
@@ -154,31 +190,52 @@ class Job(Generic[P, R_co]):
         `ValidationError` in the call itself, before anything is written. `run.disposition` says whether the run is
         new. Inside a run, outside of its steps, the trigger is numbered, so that a replay doesn't trigger again.
         """
-        return self._need_app()._trigger(self.bind(*args, **kwargs))
+        return self._need_app()._trigger(self._bound(*args, **kwargs), self._connection)
 
     def run(self, *args: P.args, **kwargs: P.kwargs) -> Reply[R_co]:
         """Trigger and wait for the output. Raises `RunFailed`, `RunTimedOut` or `RunCancelled` if there is none."""
+        self._refuse_connection("run")
         return self._need_app()._run(self.bind(*args, **kwargs))
 
     def trigger_and_wait(self, *args: P.args, **kwargs: P.kwargs) -> Reply[Run[R_co]]:
         """Trigger and wait for the end; the ended run, however it ended."""
+        self._refuse_connection("trigger_and_wait")
         return self._need_app()._trigger_and_wait(self.bind(*args, **kwargs))
+
+    def _refuse_connection(self, verb: str) -> None:
+        if self._connection is not None:
+            raise WouldDeadlock(f"{verb}: the run begins only after your transaction. Use trigger, commit, then wait.")
 
     def options(
         self,
         *,
         idempotency_key: str | None = None,
+        concurrency_key: str | None = None,
+        coalesce: Coalesce | None = None,
         labels: Mapping[str, str] | None = None,
         priority: int | None = None,
         delay: Duration | None = None,
         run_at: datetime | None = None,
         queue: str | None = None,
+        retry: Retry | None = None,
+        timeout: Duration | None = None,
+        deadline: Duration | None = None,
+        connection: Any = None,
     ) -> Job[P, R_co]:
         """The same job, whose triggers have these options.
 
-        `idempotency_key`: at most one run of this job per key, for ever (while that run exists). `labels` add to the
-        job's own. Higher `priority` first, -2147483648 to 2147483647. `delay` or `run_at`: not before; a naive
-        datetime is local time. `queue`: only workers of that queue take it.
+        `idempotency_key`: at most one run of this job per key, for ever (while that run exists).
+        `concurrency_key`: at most one run per key is executed at a time, over all jobs, and at most one per job and key
+        waits for its first start: a second one is a `ConflictError`. With `coalesce="skip"` the answer is the one that
+        waits; with "active" also one that has started and has not ended. An empty key is none.
+        `labels` add to the job's own; the trigger checks them together, if the app has a `labels_schema`. Higher
+        `priority` first, -2147483648 to 2147483647. `delay` or `run_at`: not before; a naive datetime is local time. `queue`: only workers of that queue take it.
+        `retry` and `timeout` (of one attempt) go before the job's own. `deadline`: so long after the trigger the run
+        has ended, or is ended as timed out, with no retry.
+
+        `connection`: a `sqlite3.Connection` of yours to the app's database, with a transaction open on it. The run is
+        written by it, here and now, and is there if and only if you commit. Until then nobody else sees it, and this
+        thread can't wait for what the app writes. No `run:trigger` is told of it.
         """
         if delay is not None and run_at is not None:
             raise ValidationError("options: give delay or run_at, not both.")
@@ -186,7 +243,7 @@ class Job(Generic[P, R_co]):
         if delay is not None:
             given = replace(given, delay=micros(delay, "delay"), run_at=None)
         if run_at is not None:
-            given = replace(given, run_at=_instant(run_at), delay=0)
+            given = replace(given, run_at=checked_moment(run_at), delay=0)
         if labels is not None:
             all_labels = {**(given.labels or {}), **checked_labels(labels)}
             checked_labels({**self._definition.labels, **all_labels})  # together they may be too many
@@ -195,9 +252,21 @@ class Job(Generic[P, R_co]):
             given = replace(given, priority=checked_priority(priority))
         if idempotency_key is not None:
             given = replace(given, idempotency_key=checked_key(idempotency_key, "idempotency_key"))
+        if concurrency_key is not None:
+            given = replace(given, concurrency_key=checked_key(concurrency_key, "concurrency_key"))
+        if coalesce is not None:
+            given = replace(given, coalesce=checked_coalesce(coalesce))
+        if given.coalesce is not None and given.concurrency_key is None:
+            raise ValidationError("options: coalesce requires a concurrency_key.")
         if queue is not None:
             given = replace(given, queue=checked_name(queue, "queue"))
-        return Job(self._definition, self._app, given)
+        if retry is not None:
+            given = replace(given, retry=checked_retry(retry).to_json())
+        if timeout is not None:
+            given = replace(given, timeout=checked_limit_of_time(timeout, "timeout"))
+        if deadline is not None:
+            given = replace(given, deadline=checked_limit_of_time(deadline, "deadline"))
+        return Job(self._definition, self._app, given, self._connection if connection is None else connection)
 
     # -- reading -----------------------------------------------------------------------------------------------
 
@@ -253,22 +322,12 @@ def define(fn: Callable[..., Any], options: JobOptions, localns: Mapping[str, An
         queue=checked_name(options.get("queue", "default"), "queue"),
         priority=checked_priority(options.get("priority", 0)),
         labels=checked_labels(options.get("labels", {})),
+        limit=checked_limit(options["limit"]) if "limit" in options else None,
+        retry=checked_retry(options["retry"]) if "retry" in options else None,
+        timeout=checked_limit_of_time(options["timeout"], "timeout") if "timeout" in options else None,
+        deadline=checked_limit_of_time(options["deadline"], "deadline") if "deadline" in options else None,
+        validate=checked_validate(options["validate"]) if "validate" in options else None,
     )
-
-
-def checked_priority(priority: object) -> int:
-    if type(priority) is not int or not -_HIGHEST_PRIORITY - 1 <= priority <= _HIGHEST_PRIORITY:
-        raise ValidationError(f"priority: {shown(priority)} must be a whole number of at most 32 bits.")
-    return priority
-
-
-def _instant(when: object) -> int:
-    if not isinstance(when, datetime):
-        raise ValidationError(f"run_at: {type(when).__name__} is not a datetime.")
-    try:
-        return from_datetime(when)
-    except Exception as error:  # also what a time zone of the user's raises
-        raise ValidationError(f"run_at: {error_text(error, 200)}; no such moment can be kept.") from error
 
 
 def check_size(text: str, limit: int, what: str) -> None:

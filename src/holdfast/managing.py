@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, TypeVar, overload
 
+from .basis.clock import from_datetime
+from .basis.durations import Duration, micros
 from .basis.errors import ConflictError, NotFoundError, Outdated, ValidationError
 from .basis.text import shown
-from .commit.reply import Reply, answer, hand_on
+from .commit.reply import Reply, answer, answered, hand_on
 from .commit.ticket import Ticket
-from .engine.arguments import checked_text
-from .engine.registry import JobDefinition
-from .job import Call, TriggerOptions, check_size
-from .model.run import RunFilter, RunRow
+from .engine.arguments import checked_count, checked_statuses, checked_text, several
+from .engine.registry import JobDefinition, checked_labels
+from .engine.triggering import whole
+from .engine.validation import encode_input
+from .job import Call, Job, TriggerOptions, check_size
+from .model.run import NewRun, RunFilter, RunRow
 from .run import Run, result
-from .store.base import Triggered
-from .watching import Watching
+from .store.base import Old, Triggered
+from .watching import Statuses, Watching
 
 R = TypeVar("R")
 
@@ -24,20 +30,56 @@ class Managing(Watching):
 
     # -- triggering --------------------------------------------------------------------------------------------
 
-    def trigger(self, call: Call[R]) -> Reply[Run[R]]:
-        """Write a run of the call; the reply is there when the run is durable."""
-        if not isinstance(call, Call):
-            raise ValidationError(f"trigger: {shown(call)} is not a call. Write app.trigger(job.bind(…)).")
+    def trigger(self, call: Call[R], *, connection: Any = None) -> Reply[Run[R]]:
+        """Write a run of the call; the reply is there when the run is durable.
+
+        With `connection`, a `sqlite3.Connection` of yours to the app's database with a transaction open on it, the run
+        is part of that transaction: it is there if and only if you commit. See `Job.options`.
+        """
+        self._check(call, "trigger")
+        return self._trigger(call, connection)
+
+    def trigger_many(self, calls: Iterable[Call[Any]], *, connection: Any = None) -> Reply[list[Run[Any]]]:
+        """Write a run of each call, in one transaction: all of them, or none. The runs, in the order of the calls.
+
+        The reply is there when they are durable. `ValidationError` in the call itself, naming the index, before
+        anything is written; `ConflictError` if the concurrency key of one is taken. An idempotency key, or `coalesce`,
+        leads to the run that is there, which may be one of the same batch. `connection`: as for `trigger`.
+        """
+        listed = several(calls, (Call,), "calls")
+        news = []
+        for index, call in enumerate(listed):
+            try:
+                self._check(call, "trigger_many")
+                news.append(self._new_run(call))
+            except ValidationError as error:
+                raise type(error)(f"calls[{index}]: {error.message}") from error
+            except NotFoundError as error:
+                raise NotFoundError(f"calls[{index}]: {error.message}") from error
+
+        def convert(made: list[Triggered]) -> list[Run[Any]]:
+            return [self._made(call, one) for call, one in zip(listed, whole(made), strict=True)]
+
+        if not listed:
+            return answered([], "trigger of no runs")
+        if connection is not None:
+            return self._engine.triggers.inside(connection, news, convert)
+        return self._engine.triggers.many(news, convert)
+
+    def _check(self, call: Call[Any], verb: str) -> None:
+        given: object = call
+        if not isinstance(given, Call):
+            raise ValidationError(f"{verb}: {shown(call)} is not a call. Write app.{verb}(job.bind(…)).")
         # What is not registered here nobody may ever execute.
         self._engine.registry.need(call.job_name)
         self._check_size(call.input)
-        return self._trigger(call)
 
     def retrigger(self, run_id: str) -> Reply[Run[Any]]:
         """A fresh run with the input of an ended one, which is checked again.
 
-        `NotFoundError` if there is no such run or job, `ConflictError` if it has not ended, `ValidationError` if
-        today's code refuses the input.
+        It has the same labels, queue, priority and concurrency key, but no idempotency key. `NotFoundError` if there is
+        no such run or job, `ConflictError` if it has not ended or if a run of its concurrency key waits to start,
+        `ValidationError` if today's code refuses the input, or today's `labels_schema` the labels.
         """
         engine = self._engine
         checked_text(run_id, "run id")
@@ -45,20 +87,27 @@ class Managing(Watching):
         read: Reply[list[RunRow]] = Reply("find_runs")
         read._asked = True
 
-        def found() -> None:
-            # In the reading thread: the user's validators run beside the writer, never in its way.
+        def again() -> None:
             try:
                 if read._error is not None:
                     raise read._error
                 written = self._trigger_again(run_id, read._value)
-            except Exception as error:
+            except BaseException as error:  # whatever the user's code raises, nobody waits for ever
                 answer([(reply, None, error)])
             else:
                 written._asked = True
                 hand_on(written, reply)
 
-        read._subscribe(found)
+        def found() -> None:
+            # The user's validators and codecs take their time: not in the reading thread.
+            if engine.options.inline:
+                again()
+            else:
+                engine.threads.call(again)
+
         engine.reader.ask(lambda c: engine.store.find_runs(c, RunFilter(ids=(run_id,))), read)
+        if not read._subscribe(found):
+            found()
         return reply
 
     def _trigger_again(self, run_id: str, rows: list[RunRow]) -> Ticket[Run[Any]]:
@@ -69,34 +118,56 @@ class Managing(Watching):
             raise ConflictError(f"Cannot retrigger {row.status} run: {run_id}")
         job = self._engine.registry.need(row.job_name)
         try:
-            args, kwargs = job.signature.decode(row.input)
-            text = job.signature.encode(args, kwargs)
+            args, kwargs = job.signature.decode(self._engine.payloads.open(row.input))
+            text = encode_input(job, args, kwargs)
+            labels = self._labelled(row.label_map)
         except (Outdated, ValidationError) as error:
             raise ValidationError(f"Cannot retrigger run {run_id}: {error.message}") from error
         # Not `Call[Any](…)`: before Python 3.12 that can't make a frozen dataclass with slots.
         again: Call[Any] = Call(job, text, TriggerOptions())
-        new = again.new_run(self._engine.ids.new())
-        new = new._replace(queue=row.queue, priority=row.priority, labels=row.labels, tenant=row.tenant)
-        return self._engine.trigger(
-            new, numbered=False, convert=lambda made: Run(self, made.run, job, made.disposition)
+        new = again.new_run(self._engine.ids.new(), labels)
+        new = new._replace(
+            queue=row.queue, priority=row.priority, tenant=row.tenant, concurrency_key=row.concurrency_key,
+            retry=row.retry, timeout=row.timeout,
+        )  # fmt: skip
+        return self._engine.triggers.one(
+            new, numbered=False, convert=lambda made: Run(self, made.run, job, made.accepted)
         )
 
-    def _trigger(self, call: Call[R]) -> Ticket[Run[R]]:
-        job = call.job
+    @overload
+    def _trigger(self, call: Call[R]) -> Ticket[Run[R]]: ...
+    @overload
+    def _trigger(self, call: Call[R], connection: Any) -> Reply[Run[R]]: ...
+    def _trigger(self, call: Call[R], connection: Any = None) -> Reply[Run[R]]:
+        new = self._new_run(call)
+        if connection is not None:
+            return self._engine.triggers.inside(connection, [new], lambda made: self._made(call, made[0]))
+        return self._engine.triggers.one(new, numbered=True, convert=lambda made: self._made(call, made))
 
-        def convert(made: Triggered) -> Run[R]:
-            return Run(self, made.run, job, made.disposition)
+    def _new_run(self, call: Call[Any]) -> NewRun:
+        """The row of a call: what every trigger writes."""
+        return call.new_run(self._engine.ids.new(), self._labelled(call.labels))
 
-        return self._engine.trigger(call.new_run(self._engine.ids.new()), numbered=True, convert=convert)
+    def _labelled(self, labels: Mapping[str, str]) -> Mapping[str, str]:
+        schema = self._engine.labels_schema
+        return labels if schema is None else schema.parsed(labels)
+
+    def _made(self, call: Call[R], made: Triggered) -> Run[R]:
+        return Run(self, made.run, call.job, made.accepted)
+
+    def _trigger_to_wait(self, call: Call[Any]) -> Ticket[Run[Any]]:
+        if call.options.idempotency_key is None:  # with one it may be a run that has ended long ago
+            self._engine.refuse_to_wait_for(call.options.concurrency_key)
+        return self._trigger(call)
 
     def _run(self, call: Call[R]) -> Reply[R]:
-        ticket = self._trigger(call)
+        ticket = self._trigger_to_wait(call)
         return self._engine.wait_for_triggered(
             ticket, f"result of {call.job_name}", lambda row: result(Run[R](self, row, call.job))
         )
 
     def _trigger_and_wait(self, call: Call[R]) -> Reply[Run[R]]:
-        ticket = self._trigger(call)
+        ticket = self._trigger_to_wait(call)
         return self._engine.wait_for_triggered(
             ticket, f"end of {call.job_name}", lambda row: Run[R](self, row, call.job)
         )
@@ -116,3 +187,43 @@ class Managing(Watching):
 
     def _cancel(self, run_id: str, job: JobDefinition | None) -> Reply[Run[Any]]:
         return self._engine.cancel(checked_text(run_id, "run id"), lambda row: self._seen(row, job))
+
+    # -- forgetting --------------------------------------------------------------------------------------------
+
+    def delete_run(self, run_id: str) -> Reply[None]:
+        """Delete an ended run with its steps, logs and labels; the reply is there when that is durable.
+
+        Its idempotency key may be used again, and who waits for it gets `NotFoundError`. `NotFoundError` if there is no
+        such run, `ConflictError` if it has not ended.
+        """
+        return self._engine.delete(checked_text(run_id, "run id"))
+
+    def purge_runs(
+        self,
+        *,
+        older_than: Duration | datetime,
+        limit: int | None = 500,
+        job: str | Job[..., Any] | Iterable[str | Job[..., Any]] | None = None,
+        status: Statuses = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Reply[int]:
+        """Delete runs that ended before `older_than` (a moment, or so long ago) and fit all that is given; how many.
+
+        The oldest end first, at most `limit` (None: all), in small batches that others' writes go between: if it stops
+        half-way, what is gone is gone. Runs that have not ended stay. There are no events.
+        """
+        most = float("inf") if limit is None else checked_count(limit, "limit")
+        return self._engine.purge(self._old(older_than, job, status, labels), most)
+
+    def _old(self, older_than: Any, job: Any, status: Statuses, labels: Mapping[str, str] | None) -> Old:
+        if isinstance(older_than, datetime):
+            before = from_datetime(older_than)
+        else:
+            before = self._engine.clock.now() - micros(older_than, "older_than")
+        jobs = [one.name if isinstance(one, Job) else one for one in several(job, (str, Job), "job")]
+        return Old(
+            before,
+            jobs=tuple(checked_text(one, "job") for one in jobs),
+            statuses=checked_statuses(status),
+            labels=tuple(checked_labels({} if labels is None else labels).items()),
+        )

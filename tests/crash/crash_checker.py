@@ -15,6 +15,8 @@ from typing import Any
 
 from crash_world import Happening, read
 
+#: What clients may ask for that makes runs go.
+_GO = ("delete", "purge")
 TERMINAL = {"completed", "failed", "timed_out", "finalize_failed", "cancelled"}
 
 #: What a run must come to, by a plain reading of the jobs: its output, or the error that it fails with.
@@ -23,7 +25,11 @@ MODEL: dict[str, Any] = {
     "batch": lambda n: n * (n + 1),
     "doomed": "Declined",
     "long": lambda n: 2 * n,
+    "flaky": lambda n: n + 1,
+    "again": lambda n: 2 * n,
 }
+#: How often a step may fail: its retries, and once more.
+TRIES = {"wobble": 3}
 
 AUDIT = """
 create table audit (
@@ -34,19 +40,32 @@ create trigger audit_change after update on holdfast_runs begin
   insert into audit (kind, run_id, before, after, generation_before, generation, owner_before)
   values ('change', new.id, old.status, new.status, old.generation, new.generation, old.lease_owner); end;
 create trigger audit_gone after delete on holdfast_runs begin
-  insert into audit (kind, run_id) values ('gone', old.id); end;
+  insert into audit (kind, run_id, before) values ('gone', old.id, old.status); end;
 create trigger audit_step after insert on holdfast_steps begin
   insert into audit (kind, run_id, name, before, after, generation, writer)
   select 'step', new.run_id, new.name || '#' || new.occurrence, r.status, new.status, r.generation, new.generation
   from holdfast_runs as r where r.id = new.run_id; end;
 create trigger audit_step_again after update on holdfast_steps begin
-  insert into audit (kind, run_id, name, before, after) values
-  ('step again', new.run_id, new.name || '#' || new.occurrence, old.status, new.status); end;
+  insert into audit (kind, run_id, name, before, after)
+  select iif(new.output is null and old.output is not null, 'output dropped', 'step again'), new.run_id,
+    new.name || '#' || new.occurrence, r.status, new.status
+  from holdfast_runs as r where r.id = new.run_id; end;
 create trigger audit_step_gone after delete on holdfast_steps begin
   insert into audit (kind, run_id, name) values ('step gone', old.run_id, old.name); end;
 create trigger audit_log after insert on holdfast_logs begin
   insert into audit (kind, run_id, name, before, generation, writer)
   select 'log', new.run_id, new.message, r.status, r.generation, new.generation
+  from holdfast_runs as r where r.id = new.run_id; end;
+create trigger audit_try after insert on holdfast_step_attempts begin
+  insert into audit (kind, run_id, name, before, after, generation, writer)
+  select 'try', new.run_id, new.name, r.status, iif(new.error is null, 'begun', new.number), r.generation,
+    new.generation
+  from holdfast_runs as r where r.id = new.run_id; end;
+create trigger audit_try_again after update on holdfast_step_attempts
+when old.error is not new.error or old.generation <> new.generation or old.started_at <> new.started_at begin
+  insert into audit (kind, run_id, name, before, after, generation, writer)
+  select 'try', new.run_id, new.name, r.status, iif(new.error is null, 'begun', new.number), r.generation,
+    new.generation
   from holdfast_runs as r where r.id = new.run_id; end;
 create trigger audit_progress after insert on holdfast_progress begin
   insert into audit (kind, run_id, name, before)
@@ -99,7 +118,9 @@ class Checker:
             self._effects()
             self._readers()
             self._keys()
+            self._concurrency_keys()
             self._cancels()
+            self._forgotten()
             self._count()
         finally:
             self.database.close()
@@ -131,9 +152,33 @@ class Checker:
 
     def _acknowledged(self) -> None:
         for event in self._said("ok"):
-            self._need(event["run"] in self.runs, "I1", f"acknowledged and lost: {event}", event["run"])
+            kept = event["run"] in self.runs or self._may_be_gone(event["run"])
+            self._need(kept, "I1", f"acknowledged and lost: {event}", event["run"])
         for row in self.audit:
-            self._need(row["kind"] != "gone", "I1", "a run was deleted", row["run_id"])
+            if row["kind"] == "gone":
+                self._need(self._may_be_gone(row["run_id"]), "I1", "deleted, and nobody asked for that", row["run_id"])
+                self._need(row["before"] in TERMINAL, "I1", f"deleted while {row['before']}", row["run_id"])
+
+    def _may_be_gone(self, run: str) -> bool:
+        return any(event["op"] == "purge" or event["tag"] == run for event in self._said("asked") if event["op"] in _GO)
+
+    def _forgotten(self) -> None:
+        """A run goes with everything or not at all; its outputs are dropped when nothing will replay them."""
+        for table in ("labels", "progress", "steps", "step_attempts", "logs", "waits", "signals"):
+            for row in self._ask(f"select distinct run_id from holdfast_{table} where run_id not in "
+                                 "(select id from holdfast_runs)"):  # fmt: skip
+                self._need(False, "A11", f"{table} of a run that is gone", row["run_id"])
+        for event in self._said("ok", op="delete"):
+            self._need(event["run"] not in self.runs, "A11", "its deletion was acknowledged", event["run"])
+            self.found.counts["deleted"] += 1
+        for event in self._said("purged"):
+            gone = sum(row["kind"] == "gone" for row in self.audit)
+            self._need(gone == event["count"] > 0, "A11", f"{event['count']} purged, {gone} gone")
+            self.found.counts["deleted"] += gone
+        for row in self.audit:
+            if row["kind"] == "output dropped":
+                self.found.counts["outputs dropped"] += 1
+                self._need(row["before"] in TERMINAL, "A11", f"output dropped while {row['before']}", row["run_id"])
 
     def _ends(self) -> None:
         ends: Counter[str] = Counter()
@@ -169,7 +214,7 @@ class Checker:
     def _fences(self) -> None:
         for row in self.audit:
             run = row["run_id"]
-            if row["kind"] in ("step", "log"):
+            if row["kind"] in ("step", "log", "try"):
                 words = f"generation {row['writer']} wrote a {row['kind']} while {row['generation']} was in force"
                 self._need(row["writer"] == row["generation"] and row["before"] == "leased", "I7", words, run)
             elif row["kind"] == "progress":
@@ -192,6 +237,7 @@ class Checker:
             handed_back = row["after"] == "pending" and row["before"] == "leased"
             taken = row["before"] == "leased" and row["generation_before"] != row["generation"]
             interrupted[row["run_id"]] += row["kind"] == "change" and (handed_back or taken)
+        self._tries(interrupted)
         effects: Counter[tuple[str, str]] = Counter()
         keys: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         generations: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
@@ -207,6 +253,22 @@ class Checker:
             self._need(len(set(began)) == len(began), "I6", f"step {step} began twice under one lease: {began}", run)
             self._need(keys[run, step] == {f"{run}:{step}"}, "I6", f"keys of {step}: {keys[run, step]}", run)
             self.found.counts["step bodies rerun"] += count - 1
+
+    def _tries(self, interrupted: Counter[str]) -> None:
+        """No step has failed more often than it may; a call whose failure is on no record was interrupted."""
+        failed: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+        for row in self.audit:
+            if row["kind"] == "try" and row["after"] != "begun":
+                failed[row["run_id"], row["name"]].append(row["after"])
+        calls = Counter((event["run"], event["step"]) for event in self._said("tried"))
+        for (run, step), count in calls.items():
+            numbers = failed[run, step]
+            words = f"step {step} has failed {len(numbers)} times, as numbers {numbers}"
+            self._need(len(set(numbers)) == len(numbers) <= TRIES[step], "I6", words, run)
+            lost = 0 if self.faultless else interrupted[run]
+            words = f"{count} calls of step {step}, {len(numbers)} failures on record, {lost} interruptions"
+            self._need(count <= len(numbers) + lost, "I6", words, run)
+            self.found.counts["failed tries"] += len(numbers)
 
     def _readers(self) -> None:
         last = {event["run"]: event for event in self._said("seen")}
@@ -245,6 +307,27 @@ class Checker:
         for row in self._ask("select r.id, l.key from holdfast_runs as r left join holdfast_labels as l"
                              " on l.run_id = r.id where r.labels <> '{}' and l.key is null"):  # fmt: skip
             self._need(False, "I1", "a run without its labels", row["id"])
+
+    def _concurrency_keys(self) -> None:
+        """Of one key one run is leased, and of one job and key one waits that was never claimed, after every commit."""
+        leased: defaultdict[str, set[str]] = defaultdict(set)
+        waiting: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+        for row in self.audit:
+            run = self.runs.get(row["run_id"])
+            if row["kind"] not in ("run", "change") or run is None or run["concurrency_key"] is None:
+                continue
+            for group, id, member in (
+                (leased[run["concurrency_key"]], run["id"], row["after"] == "leased"),
+                (
+                    waiting[run["job_name"], run["concurrency_key"]], run["id"],
+                    row["after"] == "pending" and row["generation"] == 0,
+                ),
+            ):  # fmt: skip
+                group.discard(id)
+                if member:
+                    group.add(id)
+                self._need(len(group) <= 1, "I10", f"of key {run['concurrency_key']!r} at once: {sorted(group)}", id)
+            self.found.counts["keyed leases"] += row["after"] == "leased" and row["before"] == "pending"
 
     def _cancelled(self) -> set[str]:
         """Acknowledged, or asked for and perhaps done."""

@@ -19,7 +19,7 @@ from crash_checker import AUDIT, Checker, Findings
 from crash_world import read
 
 HERE = Path(__file__).parent
-SUCCESSORS = ("finished", "running", "cancelled")
+SUCCESSORS = ("finished", "running", "cancelled", "purged")
 """What has become of the run when a paused process goes on."""
 
 
@@ -62,21 +62,31 @@ _CRASHED = (
     Before("work", "", ("job#1", "before")),
 )
 _ORDER = (Before("trigger_order"),)
+_HELD = (Before("trigger_keyed"), Before("work", "", ("job#1", "before")))
+_HALF_AND_ENDED = (Before("trigger_doomed"), Before("work"), Before("trigger_order"), Before("work"), *_HALF)
 
 THREADED = (
     Operation("open", "open"),
     Operation("trigger", "trigger"),
+    Operation("trigger many", "trigger_many"),
     Operation("claim", "claim", (*_ORDER, Before("trigger_late"), *_HALF), when=1),
     Operation("step", "work", _ORDER, fenced=True),
     Operation("step, sync job", "work", (Before("trigger_batch"),), phase="step", fenced=True),
     Operation("finish", "work", _ORDER, fenced=True),
     Operation("fail", "work", (Before("trigger_doomed"),), fenced=True),
     Operation("cancel", "cancel", (*_ORDER, Before("trigger_urgent_long")), fenced=True),
+    Operation("retry", "work", (Before("trigger_flaky"),), fenced=True),
+    Operation("run retry", "work", (Before("trigger_again"),), fenced=True),
     Operation("renew", "renew", _HALF[:1], fenced=True),
     Operation("renew, line stuck", "renew_alone", _HALF[:1], phase="renew", fenced=True),
     Operation("takeover", "takeover", _CRASHED, when=1, prepare=_LAST_CHANCE),
     Operation("retrigger", "retrigger", (Before("trigger_doomed"), Before("work"))),
     Operation("release", "release", _HALF[:1], fenced=True),
+    Operation("keys", "line", _HELD),
+    Operation("keys, takeover", "takeover", (*_HELD, Before("trigger_keyed")), phase="takeover", when=1),
+    Operation("delete", "delete", _HALF_AND_ENDED),
+    Operation("purge", "purge", _HALF_AND_ENDED, when=1),
+    Operation("drop", "drop_outputs", _HALF_AND_ENDED, when=1),
 )
 INLINE = tuple(
     Operation(f"{one.name}, inline", one.program, one.before, one.looked_at, one.when, True, one.prepare, one.fenced)
@@ -84,6 +94,17 @@ INLINE = tuple(
     if one.name in ("trigger", "claim", "step", "finish", "fail", "takeover", "retrigger")
 )
 OPERATIONS = {one.name: one for one in THREADED + INLINE}
+
+
+_WAITING = "where status = 'pending' and concurrency_key is not null"
+#: Planted faults of the tables.
+SCHEMA_FAULTS = {
+    "one waiting run per key, claimed before or not": (
+        "drop index holdfast_runs_first_in_line",
+        f"create unique index holdfast_runs_first_in_line on holdfast_runs (job_name, concurrency_key) {_WAITING}",
+    ),
+    "key not asked for by a claim": ("drop index holdfast_runs_holding",),
+}
 
 
 class Zygote:
@@ -156,6 +177,8 @@ class Field:
                 "create table other as select * from holdfast_steps; drop table holdfast_steps;"
                 "alter table other rename to holdfast_steps;"
             )
+        for sql in SCHEMA_FAULTS.get(mutant or "", ()):
+            database.executescript(sql)
         database.executescript(AUDIT)
         database.close()
         for one in operation.before:
@@ -187,7 +210,7 @@ class Field:
             return listed
         self.healthy(folder, "recover", when=operation.when + 2)
         found = Checker(folder, faultless=not any(one.fault for one in operation.before)).check()
-        if operation.name == "release" or "claim" in operation.name:
+        if "release" in [operation.program, *(one.program for one in operation.before)]:
             # What is handed back is executed again: the body under way had not been saved.
             found.broken = [one for one in found.broken if "step hold" not in one[1]]
         assert not found.broken, f"without any fault: {found}"
@@ -231,8 +254,9 @@ class Field:
             answer = self.zygote.ask("run", folder=folder, program="die_holding", when=when, **options)
             self._expect(folder, answer, {"signal": int(signal.SIGKILL)}, "the successor that dies")
         else:
-            program = {"finished": "recover", "cancelled": "cancel_all"}[successor or ""]
-            self.healthy(folder, program, when=when, **common)
+            programs = {"finished": ["recover"], "cancelled": ["cancel_all"], "purged": ["recover", "purge_all"]}
+            for later, program in enumerate(programs[successor or ""]):
+                self.healthy(folder, program, when=when + later, **common)
 
     def campaign(self, operation: Operation, mutant: str | None = None, phases: tuple[str, ...] = ()) -> Tally:
         """Every point of the operation in every phase."""

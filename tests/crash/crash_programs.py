@@ -19,9 +19,10 @@ from typing import Any
 from crash_wire import Wire
 from crash_world import World, read
 
-from holdfast import AbortSignal, Holdfast, Step, SyncStep
+from holdfast import AbortSignal, Holdfast, Retry, Step, SyncStep
 from holdfast.basis.clock import SystemClock, give_way
-from holdfast.basis.errors import ConflictError, RunCancelled, RunFailed
+from holdfast.basis.errors import ConflictError, NotFoundError, RunCancelled, RunFailed
+from holdfast.commit.ticket import Ticket
 from holdfast.run import Run
 from holdfast.testing.clock import HandClock
 
@@ -64,6 +65,8 @@ class Child:
             polling_interval=0.2,
             inline=inline,
             cancel_grace=1.0,
+            # Dropping outputs is an operation of its own here, not something that comes between the others.
+            preserve_steps=program != "drop_outputs",
         )
         self.begun = threading.Event()
         self.let_go = threading.Event()
@@ -114,6 +117,26 @@ class Child:
             raise Declined(f"no more than {value}")
 
         @app.job
+        async def flaky(step: Step, n: int) -> int:
+            wire.at("job")
+            wire.reach("retry")
+            try:
+                await step.options(retry=Retry(2)).run("wobble", self.wobble, step)
+            except Declined:
+                n += 1
+            wire.reach("finish")
+            return n
+
+        @app.job(retry=Retry(1))
+        async def again(step: Step, n: int) -> int:
+            wire.at("job")
+            value = await step.run("try", self.effect, step, "try", n)
+            wire.reach("run retry")
+            if step.attempt == 0:
+                raise Declined("not at first")
+            return value + await step.run("then", self.effect, step, "then", n)
+
+        @app.job
         def long(step: SyncStep, n: int) -> int:
             wire.at("job")
             wire.reach("long")
@@ -139,6 +162,13 @@ class Child:
     def decline(self, step: Step) -> None:
         self.effect(step, "notify", 0)
         raise Declined("nobody is there")
+
+    def wobble(self, step: Step) -> None:
+        """A body that fails each time it is tried."""
+        self.settle()
+        self._tell(step, "tried", "wobble")
+        self.wire.at("after the effect of wobble")
+        raise Declined("not yet")
 
     def hold(self, step: SyncStep, signal: AbortSignal | None = None) -> None:
         """A body that is under way while something happens to its run."""
@@ -170,7 +200,7 @@ class Child:
         self.world.tell("asked", op=op, tag=tag, **more)
         try:
             run: Run[Any] = await reply
-        except ConflictError as error:
+        except (ConflictError, NotFoundError) as error:
             self.world.tell("refused", op=op, tag=tag, error=str(error))
             return None
         self.world.tell("ok", op=op, tag=tag, run=run.id, was=run.disposition)
@@ -184,8 +214,35 @@ class Child:
         assert run is not None
         return run
 
+    async def trigger_many(self, job: str, *ns: int, **options: Any) -> None:
+        """All or none; each with a key of its own, so that a client without an answer can ask again."""
+        handle, tags = self.app.get_job(job), {n: f"{job} {n}" for n in ns}
+        assert handle is not None
+        calls = []
+        for n, tag in tags.items():
+            key = None if options else f"many {n}"
+            self.world.tell("asked", op="trigger", tag=tag, job=job, n=n, key=key)
+            calls.append(handle.options(**(options or {"idempotency_key": key})).bind(n))
+        try:
+            runs = await self.app.trigger_many(calls)
+        except ConflictError as error:
+            for tag in tags.values():
+                self.world.tell("refused", op="trigger", tag=tag, error=str(error))
+        else:
+            for run, tag in zip(runs, tags.values(), strict=True):
+                self.world.tell("ok", op="trigger", tag=tag, run=run.id, was=run.disposition)
+
     async def cancel(self, run_id: str) -> None:
         await self.ask("cancel", run_id, self.app.cancel(run_id))
+
+    async def delete(self, run_id: str) -> None:
+        self.world.tell("asked", op="delete", tag=run_id)
+        try:
+            await self.app.delete_run(run_id)
+        except ConflictError as error:
+            self.world.tell("refused", op="delete", tag=run_id, error=str(error))
+        else:
+            self.world.tell("ok", op="delete", tag=run_id, run=run_id)
 
     async def work(self) -> None:
         await self.app.process_until_idle(max_runs=1000)
@@ -235,6 +292,14 @@ async def takeover(child: Child) -> None:
     child.wire.reach("takeover")
     child.wire.reach = lambda phase: None  # type: ignore[method-assign]
     await child.work()
+
+
+async def trigger_many(child: Child) -> None:
+    """A batch that is written, and one that is refused because of its last run."""
+    await child.trigger("order", 50, idempotency_key="k50", concurrency_key="busy")
+    child.wire.reach("trigger many")
+    await child.trigger_many("order", 51, 52, 53)
+    await child.trigger_many("order", 54, concurrency_key="busy")
 
 
 async def cancel(child: Child) -> None:
@@ -303,6 +368,24 @@ def _turn_the_hands(child: Child, *, stuck: bool = False) -> None:
     child.at_begin = renewed
 
 
+async def line(child: Child) -> None:
+    """Runs of two concurrency keys come, go and wait: one is held by a worker that has died, one is free."""
+    child.wire.reach("keys")
+    child.wire.reach = lambda phase: None  # type: ignore[method-assign]
+    held, free = {"concurrency_key": "held"}, {"concurrency_key": "free"}
+    await child.trigger("doomed", 1, idempotency_key="k1", **held)
+    await child.trigger("doomed", 2, **held, coalesce="skip")
+    await child.trigger("doomed", 3, **held, coalesce="active")
+    await child.trigger("doomed", 4, idempotency_key="k4", **free)
+    await child.trigger("batch", 5, idempotency_key="k5", priority=1, **free)
+    last = await child.trigger("order", 6, idempotency_key="k6", priority=2, **free)
+    await child.cancel(last.id)
+    await child.app.process_one()
+    await child.app.process_one()
+    for run in await child.app.get_runs(status="leased"):
+        await child.cancel(run.id)
+
+
 async def release(child: Child) -> None:
     """The worker stops and hands back what it is executing."""
     child.at_begin = None
@@ -311,6 +394,35 @@ async def release(child: Child) -> None:
     child.wire.reach("release")
     await child.app.stop(timeout=0)
     await done
+
+
+async def delete(child: Child) -> None:
+    """One run that has ended, and one that has not."""
+    (ended,) = await child.app.get_runs(job="doomed")
+    (half,) = await child.app.get_runs(job="long")
+    child.wire.reach("delete")
+    await child.delete(ended.id)
+    await child.delete(half.id)
+
+
+def purging(age: str) -> Program:
+    async def purge(child: Child) -> None:
+        child.wire.reach("purge")
+        child.world.tell("asked", op="purge", tag="")
+        count = await child.app.purge_runs(older_than=age, limit=None)
+        child.world.tell("purged", count=count)
+
+    return purge
+
+
+async def drop_outputs(child: Child) -> None:
+    """As an idle worker does it; and asked for it for a run that goes on, which nobody would."""
+    (half,) = await child.app.get_runs(job="long")
+    child.wire.reach("drop")
+    await child.app._engine.call("idle", lambda worker: worker._maintenance.idle())
+    ticket: Ticket[bool] = Ticket("drop_outputs", half.id)
+    child.app._engine.committer.join(ticket)
+    child.world.tell("dropped", of=half.id, accepted=await ticket)
 
 
 async def _awaited(reply: Any) -> Any:
@@ -391,16 +503,25 @@ PROGRAMS: dict[str, Program] = {
     "retrigger": retrigger,
     "renew": renew,
     "renew_alone": renew_alone,
+    "line": line,
     "release": release,
+    "delete": delete,
+    "purge": purging("12h"),
+    "purge_all": purging("0s"),
+    "drop_outputs": drop_outputs,
     "die_holding": die_holding,
     "cancel_all": cancel_all,
     "recover": recover,
     "storm_worker": storm_worker,
     "storm_client": storm_client,
+    "trigger_many": trigger_many,
     "trigger_order": triggering("order"),
     "trigger_urgent_long": triggering("long", priority=5),
     "trigger_batch": triggering("batch"),
     "trigger_doomed": triggering("doomed"),
+    "trigger_keyed": triggering("doomed", concurrency_key="held"),
+    "trigger_flaky": triggering("flaky"),
+    "trigger_again": triggering("again"),
     "trigger_late": triggering("order", delay=DELAY),
 }
 

@@ -21,13 +21,19 @@ from typing import Any
 from crash_world import World
 
 from holdfast.store import sqlite as store
-from holdfast.store.sqlite_file import NumberedConnection
+from holdfast.store.sqlite_place import FileConnection
 
 _ = store._SQL["claim"]  # the first one that is asked for reads them all
 _NAMES = {text: name for name, text in store._SQL.items()}
-_OPENING = ("pragma", "select 1 from sqlite_master", "select coalesce(max(number), 0) from holdfast_migrations")
+_OPENING = (
+    "pragma",
+    "select 1 from sqlite_master",
+    "select coalesce(max(number), 0) from holdfast_migrations",
+    "select max(number) from holdfast_migrations",  # at each begin; a kill there is one right after it
+    "select value from holdfast_meta",
+)
 #: What only the holder of a lease may do.
-FENCED = ("renew_leases", "save_progress", "save_logs", "save_steps", "finish")
+FENCED = ("renew_leases", "save_progress", "save_logs", "save_attempts", "save_steps", "finish")
 
 #: Planted faults: how a statement looks without one of its guards.
 MUTANTS: dict[str, dict[str, Callable[[str], str]]] = {
@@ -43,6 +49,8 @@ MUTANTS: dict[str, dict[str, Callable[[str], str]]] = {
     },
     "log without its fence": {"save_logs": lambda text: _cut(text, _fence("e", 1, 2))},
     "progress without its fence": {"save_progress": lambda text: _cut(text, _fence("e", 1, 2))},
+    "try without its fence": {"save_attempts": lambda text: _cut(text, _fence("e", 7, 0))},
+    "failed tries not counted": {"failed_tries": lambda text: _cut(text, "a.error is not null", "false")},
     "checkpoints not loaded on takeover": {
         "first_steps": lambda text: _cut(text, "s.position < ?2", "s.position < 0 * ?2")
     },
@@ -52,6 +60,30 @@ MUTANTS: dict[str, dict[str, Callable[[str], str]]] = {
     "cancel not guarded by status": {
         "cancel": lambda text: _cut(text, " and status in ('pending', 'leased', 'waiting')"),
     },
+    "delete not guarded by status": {
+        "forgettable": lambda text: _cut(text, "when r.completed_at is null then r.status"),
+        "delete_runs": lambda text: _cut(text, " and completed_at is not null"),
+    },
+    "half a deletion": {"delete_logs": lambda text: text + " and false"},
+    "outputs dropped while the run may go on": {
+        "forgettable": lambda text: _cut(text, "when r.completed_at is null then r.status"),
+    },
+}
+
+
+MUTANTS |= {
+    "key not passed on at an end": {
+        "finish": lambda text: _cut(text, "iif(status = 'pending', null, concurrency_key)", "null")
+    },
+    "key not passed on at a cancel": {
+        "cancel": lambda text: _cut(text, "returning id, concurrency_key", "returning id, null")
+    },
+    "key not asked for by a claim": {
+        # The table is without its unique index as well: see crash_field.
+        "claim": lambda text: _cut(text, "where c.concurrency_key is null or", "where true or"),
+        "bring_forward": lambda text: _cut(text, "h.turn = 2", "h.turn = 3"),
+    },
+    "one waiting run per key, claimed before or not": {},  # an index: see crash_field
 }
 
 
@@ -70,6 +102,8 @@ def name_of(sql: str) -> str:
         return _NAMES[sql]
     if sql in ("begin immediate", "commit", "rollback"):
         return sql.split()[0]
+    if sql.startswith("select old.id"):
+        return "find_old"
     if sql.startswith("select") and " holdfast_runs as r " in sql:
         return "find_runs"
     if sql.startswith("pragma data_version"):
@@ -109,9 +143,9 @@ class Wire:
         """From now on every connection that is opened in this process goes through here."""
         wire, connect = self, sqlite3.connect
 
-        class Counted(NumberedConnection):
+        class Counted(FileConnection):
             def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:  # type: ignore[override]
-                return wire.passing(self, sql, lambda text: NumberedConnection.execute(self, text, *values))
+                return wire.passing(self, sql, lambda text: FileConnection.execute(self, text, *values))
 
         sqlite3.connect = lambda *args, **more: connect(*args, **{**more, "factory": Counted})  # type: ignore[assignment]
 

@@ -21,11 +21,20 @@ CASES = [
     ("renewal without its fence", "renew", "paused", "I7"),
     ("log without its fence", "step", "paused", "I7"),
     ("progress without its fence", "step", "paused", "I7"),
+    ("try without its fence", "retry", "paused", "I7"),
+    ("failed tries not counted", "retry", "after", "I6"),
     ("checkpoints not loaded on takeover", "finish", "before", "I5"),
     ("idempotency key not kept", "trigger", "after", "I11"),
     ("commit that keeps nothing", "trigger", "after", "I1"),
     ("output not kept", "finish", "after", "I8"),
     ("cancel not guarded by status", "cancel", "paused", "I3"),
+    ("delete not guarded by status", "delete", "after", "I1"),
+    ("half a deletion", "purge", "after", "A11"),
+    ("outputs dropped while the run may go on", "drop", "after", "A11"),
+    ("key not passed on at an end", "keys", "after", "I2"),
+    ("key not passed on at a cancel", "keys", "after", "I2"),
+    ("key not asked for by a claim", "keys", "after", "I10"),
+    ("one waiting run per key, claimed before or not", "keys, takeover", "before", "I2"),
 ]
 
 

@@ -3,30 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, Literal, TypeAlias, TypeVar, get_args
+from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar, get_args
 
+from .lent import lent
 from .reply import Reply
 
 T = TypeVar("T")
 
 Verb: TypeAlias = Literal[
     "renew_leases",
+    "delete",
+    "drop_outputs",
     "save_progress",
     "save_logs",
+    "save_attempts",
     "save_steps",
     "finish",
     "recall",
     "cancel",
     "trigger",
+    "trigger_many",
     "expire",
+    "pass_deadlines",
     "claim",
 ]
 
 #: The order of the verbs within a round, as they are named above. Renewals first: they keep leases that the same round
-#: may judge. What a run says of itself before its end, ends before claims, so that a freed slot is filled in the same
+#: may judge. Then what forgets: only what ended before this round, so that playing it again finds the same for all
+#: others. What a run says of itself before its end, ends before claims, so that a freed slot is filled in the same
 #: transaction.
 #: Grouping reorders strangers only: who shares a round asked at the same time, and every verb is guarded.
 ORDER: tuple[Verb, ...] = get_args(Verb)
+
+
+class Rider(Protocol):
+    """Something that is worth a row, but not a round. See `Committer.riders`."""
+
+    since: int
+    """Since when it waits, by `clock.now()`."""
+
+    def ticket(self) -> Ticket[Any]:
+        """Called once, in the committing thread, when it goes along: engine code only, and short."""
+        ...
 
 
 class Ticket(Reply[T], Generic[T]):
@@ -36,7 +54,7 @@ class Ticket(Reply[T], Generic[T]):
     engine code only, short, and never a user's.
     """
 
-    __slots__ = ("row", "then", "verb", "weight")
+    __slots__ = ("count", "joined_at", "row", "then", "verb", "weight")
 
     def __init__(
         self,
@@ -47,6 +65,7 @@ class Ticket(Reply[T], Generic[T]):
         convert: Callable[[Any], T] | None = None,
         then: Callable[[Any], None] | None = None,
         weight: int = 0,
+        count: int = 1,
     ) -> None:
         super().__init__(what or verb, convert)
         self.verb: Verb = verb
@@ -54,3 +73,11 @@ class Ticket(Reply[T], Generic[T]):
         self.then: Callable[[Any], None] | None = then
         self.weight: int = weight
         """About how many bytes it brings along."""
+        self.count: int = count
+        """As how many tickets it counts: a batch is as long as what it holds."""
+        self.joined_at: float = 0.0
+        """`clock.steady()` when it came into the line."""
+
+    def _refuse_to_block(self) -> None:
+        super()._refuse_to_block()
+        lent.refuse_to_block(self._what)

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from datetime import datetime
+from typing import Any, cast, get_args
 
+from ..basis.clock import from_datetime
+from ..basis.durations import Duration, micros
 from ..basis.errors import ValidationError
-from ..basis.text import shown, storable
-from ..model.run import RunStatus
+from ..basis.text import error_text, shown, storable
+from ..model.retry import Retry
+from ..model.run import Coalesce, RunStatus
+
+#: SQLite and PostgreSQL hold more; nobody needs it, and JavaScript must read it exactly.
+_HIGHEST_PRIORITY = 2**31 - 1
 
 
 def checked_text(value: object, what: str) -> str:
@@ -53,3 +60,50 @@ def checked_statuses(status: object) -> tuple[str, ...]:
                 f"Invalid status: {one if isinstance(one, str) else shown(one)}. Must be one of: {', '.join(known)}"
             )
     return tuple(str(one) for one in given)
+
+
+def checked_limit(limit: object) -> int:
+    """A number of runs, at least one."""
+    if type(limit) is not int or not 1 <= limit <= _HIGHEST_PRIORITY:
+        raise ValidationError(f"limit: {shown(limit)} must be a whole number above 0.")
+    return limit
+
+
+def checked_coalesce(coalesce: object) -> Coalesce:
+    """One of the two words."""
+    for valid in get_args(Coalesce):
+        if isinstance(coalesce, str) and coalesce == valid:
+            return cast("Coalesce", valid)
+    valid_ones = ", ".join(f'"{valid}"' for valid in get_args(Coalesce))
+    raise ValidationError(f"Invalid coalesce value: {shown(coalesce)}. Valid values: {valid_ones}.")
+
+
+def checked_priority(priority: object) -> int:
+    """A whole number of 32 bits."""
+    if type(priority) is not int or not -_HIGHEST_PRIORITY - 1 <= priority <= _HIGHEST_PRIORITY:
+        raise ValidationError(f"priority: {shown(priority)} must be a whole number of at most 32 bits.")
+    return priority
+
+
+def checked_retry(retry: object) -> Retry:
+    """A `Retry`."""
+    if not isinstance(retry, Retry):
+        raise ValidationError(f'retry: {shown(retry)} is no Retry. Write e.g. Retry(3, delay="10s", factor=2).')
+    return retry
+
+
+def checked_limit_of_time(limit: Duration, what: str) -> int:
+    """Microseconds, at least one."""
+    if (time := micros(limit, what)) <= 0:
+        raise ValidationError(f"{what}: {shown(limit)} must be longer than 0 seconds.")
+    return time
+
+
+def checked_moment(when: object) -> int:
+    """Microseconds since 1970."""
+    if not isinstance(when, datetime):
+        raise ValidationError(f"run_at: {type(when).__name__} is not a datetime.")
+    try:
+        return from_datetime(when)
+    except Exception as error:  # also what a time zone of the user's raises
+        raise ValidationError(f"run_at: {error_text(error, 200)}; no such moment can be kept.") from error
