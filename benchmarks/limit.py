@@ -38,7 +38,10 @@ values (?1, ?2, 0, ?3, 'completed', 0, 1, ?4, ?5, ?5)"""
 def _open(url: str) -> sqlite3.Connection:
     store = SqliteStore(url)
     store.migrate()
-    return store.connect()
+    connection = store.connect()
+    # Holdfast checkpoints by itself; a bare loop leaves that to SQLite.
+    connection.execute("pragma wal_autocheckpoint = 1000")
+    return connection
 
 
 async def _noop(number: int) -> int:

@@ -14,6 +14,10 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 #: Lines that must be among what it prints.
 PRINTS = {
     "cancel": ["cancelled", "no result: RunCancelled", "frame 0 left unfinished: cancelled"],
+    "encrypted": [
+        "the app reads:  Ada Lovelace is in good health",
+        "the file holds: ^fernet^gAAAA",
+    ],
     "hello": ["import_airports created", "3376 airports"],
     "idempotent_trigger": [
         "created -> booked 12.50 for pay_31",

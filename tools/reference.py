@@ -24,8 +24,19 @@ ROOMS = {
     "Defining and triggering": ["job", "Job", "Call"],
     "Inside a run": ["Step", "SyncStep", "StepLog", "AbortSignal"],
     "Runs": ["Run", "RunStatus", "StepRecord", "LogLine"],
-    "Replies and events": ["Reply", "Event"],
+    "Replies and events": [
+        "Reply",
+        "Event",
+        "EventType",
+        "is_domain_event",
+        "Subscription",
+        "Plugin",
+        "Stats",
+        "VerbStats",
+        "Spread",
+    ],
     "Time": ["Duration", "Clock", "SystemClock"],
+    "Payloads": ["Codec"],
     "Errors": [],
 }
 

@@ -14,6 +14,7 @@ with app:
 
 from .app import Holdfast, Jobs
 from .basis.clock import Clock, SystemClock
+from .basis.codec import Codec
 from .basis.durations import Duration
 from .basis.errors import (
     AmbiguousStep,
@@ -43,12 +44,17 @@ from .basis.errors import (
     WouldDeadlock,
 )
 from .commit.reply import Reply
+from .commit.tally import Spread
 from .engine.context import Step, StepLog, SyncStep
 from .engine.signals import AbortSignal
+from .engine.stats import Stats, VerbStats
+from .engine.subscription import Subscription
 from .job import Call, Job, job
-from .model.event import Event
+from .model.event import Event, EventType, is_domain_event
+from .model.retry import Retry
 from .model.run import RunStatus
-from .run import LogLine, Run, StepRecord
+from .run import LogLine, Run, StepAttempt, StepRecord
+from .watching import Plugin
 
 __all__ = [
     "AbortSignal",
@@ -56,10 +62,12 @@ __all__ = [
     "Call",
     "CancelRun",
     "Clock",
+    "Codec",
     "ConflictError",
     "DefinitionError",
     "Duration",
     "Event",
+    "EventType",
     "Holdfast",
     "HoldfastError",
     "Job",
@@ -71,7 +79,9 @@ __all__ = [
     "Outdated",
     "Overloaded",
     "PayloadTooLarge",
+    "Plugin",
     "Reply",
+    "Retry",
     "Retryable",
     "Run",
     "RunCancelled",
@@ -79,7 +89,10 @@ __all__ = [
     "RunStatus",
     "RunTimedOut",
     "SchemaError",
+    "Spread",
+    "Stats",
     "Step",
+    "StepAttempt",
     "StepChanged",
     "StepFailed",
     "StepLog",
@@ -87,11 +100,14 @@ __all__ = [
     "StoreClosed",
     "StoreError",
     "StoreUnavailable",
+    "Subscription",
     "SyncStep",
     "SystemClock",
     "TimedOut",
     "ValidationError",
+    "VerbStats",
     "WorkerCrashed",
     "WouldDeadlock",
+    "is_domain_event",
     "job",
 ]

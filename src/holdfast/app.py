@@ -12,19 +12,22 @@ from types import TracebackType
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
 from .basis.clock import Clock, SystemClock
+from .basis.codec import Codec, Payloads
 from .basis.durations import Duration, seconds
 from .basis.errors import ValidationError
 from .basis.text import shown
 from .commit.forks import inside
-from .commit.reply import LazyReply, Reply, answer, hand_on, may_block
+from .commit.reply import LazyReply, Reply, answer, hand_on, may_block, no_waiting
 from .engine.arguments import checked_count, checked_timeout, several
-from .engine.context import Step, SyncStep, step_function
+from .engine.context import Step, SyncStep, step_function, step_options
 from .engine.engine import Engine
+from .engine.labels import LabelsSchema
 from .engine.registry import checked_name
 from .engine.worker import Worker
 from .job import Job, JobDecorator, JobOptions, checked_options, define
 from .managing import Managing
 from .model.options import Options
+from .model.retry import Retry
 from .store.base import Store
 from .store.sqlite import SqliteStore
 
@@ -58,7 +61,8 @@ class Holdfast(Managing):
 
     `worker=False` makes an app that only triggers and watches. `worker="thread"` executes on a loop of its own even
     inside async code, so that blocking jobs can't stall a web server. `lease_renew_interval` is a third of the lease.
-    The other options, with their units, are those of `holdfast.model.options.Options`.
+    `labels_schema` is a Pydantic model, dataclass or TypedDict: what the labels of every run must be, its job's and its
+    trigger's together. The other options, with their units, are those of `holdfast.model.options.Options`.
     """
 
     def __init__(
@@ -76,7 +80,12 @@ class Holdfast(Managing):
         cancel_grace: Duration = 5.0,
         max_input_bytes: int = 1 << 20,
         max_output_bytes: int = 1 << 20,
+        max_log_bytes: int = 1 << 16,
+        retain_runs: Duration | None = None,
+        preserve_steps: bool = False,
         strict: bool = False,
+        labels_schema: type[Any] | None = None,
+        codec: Codec | Iterable[Codec] = (),
         inline: bool | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -94,11 +103,15 @@ class Holdfast(Managing):
             cancel_grace=seconds(cancel_grace, "cancel_grace"),
             max_input_bytes=max_input_bytes,
             max_output_bytes=max_output_bytes,
+            max_log_bytes=max_log_bytes,
+            retain_runs=None if retain_runs is None else seconds(retain_runs, "retain_runs"),
+            preserve_steps=preserve_steps,
             strict=strict,
             # By what the platform is, never by trying: in a browser threads only seem to work.
             inline=sys.platform == "emscripten" if inline is None else inline,
         )
         clock = clock or SystemClock()
+        labels = None if labels_schema is None else LabelsSchema(labels_schema)
         if not isinstance(url, str | Store):
             raise ValidationError(f"url: {type(url).__name__} is no URL. Write e.g. 'sqlite:///app.db'.")
         store = SqliteStore(url, clock=clock) if isinstance(url, str) else url
@@ -107,7 +120,15 @@ class Holdfast(Managing):
                 "sqlite:///:memory: has one connection only: use it with inline=True, or 'sqlite://'."
             )
         self._works = worker
-        self._engine = Engine(store, clock, options, own_thread=worker == "thread", own_store=isinstance(url, str))
+        self._engine = Engine(
+            store,
+            clock,
+            options,
+            own_thread=worker == "thread",
+            own_store=isinstance(url, str),
+            payloads=Payloads(cast("list[Codec]", several(codec, (Codec,), "codec")), lambda: no_waiting("a codec")),
+            labels_schema=labels,
+        )
         self.jobs: Jobs = Jobs(self)
         named = cast("Mapping[str, Job[..., Any]]", jobs) if isinstance(jobs, Mapping) else {}
         for job in named.values() if isinstance(jobs, Mapping) else several(jobs, (Job,), "jobs"):
@@ -128,7 +149,7 @@ class Holdfast(Managing):
     @overload
     def job(self, /, **options: Unpack[JobOptions]) -> JobDecorator: ...
     def job(self, fn: Any = None, /, **options: Any) -> Any:
-        """Make a function a job of this app: `@app.job`, or `@app.job(name=…, queue=…, priority=…, labels=…)`.
+        """Make a function a job of this app: `@app.job`, or `@app.job(name=…, queue=…, priority=…, limit=…, labels=…)`.
 
         Every parameter (but the step) needs an annotation: they are the input, checked before anything is written.
         """
@@ -143,15 +164,34 @@ class Holdfast(Managing):
     @overload
     def step(self, fn: F, /) -> F: ...
     @overload
-    def step(self, /, *, name: str | None = None, key: Callable[..., str] | None = None) -> Callable[[F], F]: ...
-    def step(self, fn: Any = None, /, *, name: str | None = None, key: Callable[..., str] | None = None) -> Any:
+    def step(
+        self,
+        /,
+        *,
+        name: str | None = None,
+        key: Callable[..., str] | None = None,
+        retry: Retry | None = None,
+        timeout: Duration | None = None,
+    ) -> Callable[[F], F]: ...
+    def step(
+        self,
+        fn: Any = None,
+        /,
+        *,
+        name: str | None = None,
+        key: Callable[..., str] | None = None,
+        retry: Retry | None = None,
+        timeout: Duration | None = None,
+    ) -> Any:
         """Make a function a step wherever a run calls it; elsewhere it stays what it is.
 
-        `key(*args, **kwargs)` tells calls apart that happen in parallel: `@app.step(key=lambda id: id)`.
+        `key(*args, **kwargs)` tells calls apart that happen in parallel: `@app.step(key=lambda id: id)`. `retry` and
+        `timeout` are those of `Step.options`.
         """
+        how = step_options(retry, timeout)
 
         def decorate(fn: F) -> F:
-            return step_function(fn, name, key)
+            return step_function(fn, name, key, how)
 
         return decorate if fn is None else decorate(fn)
 
@@ -240,7 +280,7 @@ class Holdfast(Managing):
 
         async def one(worker: Worker) -> bool:
             self._engine.ready_to_work()
-            return await worker.process(1, float("inf")) == 1
+            return await worker.process_one()
 
         return self._engine.call("process_one", one)
 

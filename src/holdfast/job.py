@@ -228,10 +228,10 @@ class Job(Generic[P, R_co]):
         `concurrency_key`: at most one run per key is executed at a time, over all jobs, and at most one per job and key
         waits for its first start: a second one is a `ConflictError`. With `coalesce="skip"` the answer is the one that
         waits; with "active" also one that has started and has not ended. An empty key is none.
-        `labels` add to the job's own; the trigger checks them together, if the app has a `labels_schema`. Higher
-        `priority` first, -2147483648 to 2147483647. `delay` or `run_at`: not before; a naive datetime is local time. `queue`: only workers of that queue take it.
-        `retry` and `timeout` (of one attempt) go before the job's own. `deadline`: so long after the trigger the run
-        has ended, or is ended as timed out, with no retry.
+        `labels` add to the job's own; a `labels_schema` of the app checks both together, at the trigger. Higher
+        `priority` first, -2147483648 to 2147483647. `delay` or `run_at`: not before; a naive datetime is local time.
+        `queue`: only workers of that queue take it. `retry` and `timeout` (of one attempt) go before the job's own.
+        `deadline`: so long after the trigger the run has ended, or is ended as timed out, with no retry.
 
         `connection`: a `sqlite3.Connection` of yours to the app's database, with a transaction open on it. The run is
         written by it, here and now, and is there if and only if you commit. Until then nobody else sees it, and this

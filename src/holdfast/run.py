@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from pydantic_core import from_json
 
 from .basis.clock import to_datetime
-from .basis.errors import RunCancelled, RunFailed, RunTimedOut
-from .basis.failures import Failure
-from .basis.values import plain
+from .basis.codec import Payloads
+from .basis.errors import Outdated, RunCancelled, RunFailed, RunTimedOut, StoreUnavailable, ValidationError
+from .basis.failures import Failure, failed_text
+from .basis.text import shown
 from .commit.reply import Reply
+from .engine.subscription import Subscription
+from .model.event import Event
 from .model.run import Disposition, RunRow, RunStatus
-from .model.step import LogRow, StepRow
+from .model.step import AttemptRow, LogRow, StepKey, StepRow
 
 if TYPE_CHECKING:
     from .engine.registry import JobDefinition
@@ -41,7 +45,7 @@ class Run(Generic[R_co]):
         self._row = row
         self._job = job
         self.disposition = disposition
-        """What the trigger did: `created`, or `idempotent` if its key led to a run that was there. Else None."""
+        """What the trigger did: `created`; `idempotent` or `coalesced` if a key led to a run that was there."""
 
     # -- what it is --------------------------------------------------------------------------------------------
 
@@ -70,23 +74,25 @@ class Run(Generic[R_co]):
     @property
     def input(self) -> Any:
         """What it was triggered with: an object by parameter name, or the single model's fields."""
-        return plain(self._row.input)
+        return self._app._engine.payloads.shown(self._row.input)
 
     @property
     def output(self) -> R_co | None:
         """What the job returned; None until it has completed. `Outdated` if today's code can't read it."""
         if self._row.output is None:
             return None
+        payloads = self._app._engine.payloads
         if self._job is None:
-            value: R_co = plain(self._row.output)
+            value: R_co = payloads.shown(self._row.output)
             return value
-        value = self._job.signature.output.load(self._row.output, f"output of run {self.id}")
+        text = payloads.open(self._row.output)
+        value = self._job.signature.output.load(text, f"output of run {self.id}")
         return value  # noqa: RET504 - gives the Any its type
 
     @property
     def error(self) -> str | None:
         """The message of what ended it, if it did not complete."""
-        return self._row.error
+        return None if self._row.error is None else self._app._engine.payloads.shown_text(self._row.error)
 
     @property
     def error_type(self) -> str | None:
@@ -188,17 +194,32 @@ class Run(Generic[R_co]):
 
     # -- what can be done with it ------------------------------------------------------------------------------
 
-    def wait(self, timeout: float | None = None) -> Reply[Run[R_co]]:
-        """The ended run, however it ended. `TimeoutError` after `timeout` seconds; the run goes on."""
-        return self._app._wait_for_run(self.id, self._job, timeout)
+    def wait(
+        self, timeout: float | None = None, *, on_progress: OnProgress | None = None, on_log: OnLog | None = None
+    ) -> Reply[Run[R_co]]:
+        """The ended run, however it ended. `TimeoutError` after `timeout` seconds; the run goes on.
 
-    def result(self, timeout: float | None = None) -> Reply[R_co]:
+        The callbacks are those of `app.wait_for_run`.
+        """
+        return self._app._wait_for_run(self.id, self._job, timeout, telling(on_progress, on_log))
+
+    def result(
+        self, timeout: float | None = None, *, on_progress: OnProgress | None = None, on_log: OnLog | None = None
+    ) -> Reply[R_co]:
         """The output. `RunFailed`, `RunTimedOut` or `RunCancelled` if there is none; `TimeoutError` as `wait`."""
-        return self._app._result_of(self.id, self._job, timeout)
+        return self._app._result_of(self.id, self._job, timeout, telling(on_progress, on_log))
+
+    def subscribe(self) -> Subscription:
+        """Its events, from now until its end: `async for event in run.subscribe()`, or `for`. See `app.subscribe`."""
+        return self._app.subscribe(self.id)
 
     def cancel(self) -> Reply[Run[R_co]]:
         """Cancel it; the reply is there when that is durable. `ConflictError` if it has ended."""
         return self._app._cancel(self.id, self._job)
+
+    def delete(self) -> Reply[None]:
+        """Delete it; the reply is there when it is gone for good. `ConflictError` if it has not ended."""
+        return self._app.delete_run(self.id)
 
     def refresh(self) -> Reply[Run[R_co]]:
         """The run as it is now. `NotFoundError` if it is gone."""
@@ -216,14 +237,33 @@ def result(run: Run[R_co]) -> R_co:
         value: R_co = output
         return value
     if row.status == RunStatus.CANCELLED:
-        raise RunCancelled(f"Run was cancelled: {run.id}" + (f" ({row.error})" if row.error else ""), run_id=run.id)
+        raise RunCancelled(f"Run was cancelled: {run.id}" + (f" ({run.error})" if row.error else ""), run_id=run.id)
     kind = RunTimedOut if row.status == RunStatus.TIMED_OUT else RunFailed
-    raise kind(row.error or "Run failed", run_id=run.id, error_type=row.error_type)
+    raise kind(run.error or "Run failed", run_id=run.id, error_type=row.error_type)
+
+
+@dataclass(frozen=True, slots=True)
+class StepAttempt:
+    """One try of a step. `ended_at` is None while it is called, and for ever if nobody lived to tell how it ended."""
+
+    number: int
+    """How many tries had failed before. Each attempt of the run has them anew."""
+    run_attempt: int
+    """The attempt of the run that it belongs to."""
+    started_at: datetime
+    ended_at: datetime | None
+    error: str | None
+    """How it failed, shortened."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """A saved step, for looking at. `index` is its place in the order of starting; times are UTC."""
+    """A step, for looking at. `index` is its place in the order of starting; times are UTC.
+
+    `status` is `completed` or `failed` once it is saved. Before that it is `running` (it is called, or rests until its
+    next try; known some tenths of a second after it began, at the latest with the next renewal of the lease) or
+    `interrupted` (the execution that called it is over; the next one will call it again).
+    """
 
     name: str
     occurrence: int
@@ -235,24 +275,77 @@ class StepRecord:
     error_type: str | None
     traceback: str | None
     started_at: datetime
-    completed_at: datetime
+    completed_at: datetime | None
+    attempts: tuple[StepAttempt, ...]
+    """Its tries, in order. The last one is how it ended."""
+    output_dropped: bool = False
+    """It had an output, which was dropped after the end of the run (`preserve_steps`)."""
 
     @classmethod
-    def of(cls, row: StepRow) -> StepRecord:
-        failure = Failure.from_json(row.error) if row.error is not None else None
+    def all(cls, rows: Iterable[StepRow], tries: Iterable[AttemptRow], payloads: Payloads) -> list[StepRecord]:
+        """The records of a run: its saved steps, and those that were begun."""
+        by_step: dict[StepKey, list[AttemptRow]] = {}
+        for one in tries:
+            by_step.setdefault(StepKey(one.name, one.occurrence), []).append(one)
+        records = [cls.of(row, by_step.pop(StepKey(row.name, row.occurrence), []), payloads) for row in rows]
+        records += [cls._begun(begun, payloads) for begun in by_step.values()]
+        return sorted(records, key=lambda record: (record.index, record.started_at, record.name, record.occurrence))
+
+    @classmethod
+    def _begun(cls, tries: list[AttemptRow], payloads: Payloads) -> StepRecord:
+        last = tries[-1]
+        status = "running" if last.live else "interrupted"
+        return cls(
+            last.name, last.occurrence, last.position, status, last.run_attempt, None, None, None, None,
+            _time(tries[0].started_at), None, tuple(_attempt(one, payloads) for one in tries),
+        )  # fmt: skip
+
+    @classmethod
+    def of(cls, row: StepRow, tries: list[AttemptRow], payloads: Payloads) -> StepRecord:
+        failure = None if row.error is None else _failure(row.error, payloads)
         return cls(
             name=row.name,
             occurrence=row.occurrence,
             index=row.position,
             status=row.status,
             attempt=row.attempt,
-            output=None if row.output is None else plain(row.output),
+            output=None if row.output is None else payloads.shown(row.output),
             error=None if failure is None else failure.message,
             error_type=None if failure is None else failure.short_type,
             traceback=None if failure is None else failure.traceback,
             started_at=_time(row.started_at),
             completed_at=_time(row.completed_at),
+            attempts=_with_the_last(row, tries, failure, payloads),
+            # Also what is nothing is kept as text.
+            output_dropped=row.status == "completed" and row.output is None,
         )
+
+
+def _with_the_last(
+    row: StepRow, tries: list[AttemptRow], failure: Failure | None, payloads: Payloads
+) -> tuple[StepAttempt, ...]:
+    """The tries, and the one that was saved as the step: a first try has no row of its own, or one that is open."""
+    shown = [_attempt(one, payloads) for one in tries if one.run_attempt != row.attempt or one.ended_at is not None]
+    now = _time(row.completed_at)
+    before = [one for one in shown if one.run_attempt == row.attempt]
+    if not before or before[-1].ended_at != now:
+        error = None if failure is None else failed_text(failure)
+        last = StepAttempt(len(before), row.attempt, _time(row.started_at), now, error)
+        shown = sorted([*shown, last], key=lambda one: one.run_attempt)
+    return tuple(shown)
+
+
+def _attempt(row: AttemptRow, payloads: Payloads) -> StepAttempt:
+    error = None if row.error is None else payloads.shown_text(row.error)
+    return StepAttempt(row.number, row.run_attempt, _time(row.started_at), to_datetime(row.ended_at), error)
+
+
+def _failure(stored: str, payloads: Payloads) -> Failure:
+    try:
+        text = payloads.open(stored)
+    except (Outdated, StoreUnavailable) as error:
+        return Failure("", error.message, None, None)
+    return Failure.from_json(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +360,30 @@ class LogLine:
     created_at: datetime
 
     @classmethod
-    def of(cls, row: LogRow) -> LogLine:
-        data = None if row.data is None else plain(row.data)
-        return cls(row.id, row.step_name, row.level, row.message, data, _time(row.created_at))
+    def of(cls, row: LogRow, payloads: Payloads) -> LogLine:
+        data = None if row.data is None else payloads.shown(row.data)
+        return cls(row.id, row.step_name, row.level, payloads.shown_text(row.message), data, _time(row.created_at))
+
+
+OnProgress: TypeAlias = Callable[[dict[str, Any]], object]
+OnLog: TypeAlias = Callable[[LogLine], object]
+
+
+def telling(on_progress: OnProgress | None, on_log: OnLog | None) -> Callable[[Event], object] | None:
+    """What to do with each event for callbacks; None without any."""
+    for name, call in (("on_progress", on_progress), ("on_log", on_log)):
+        if call is not None and not callable(call):
+            raise ValidationError(f"{name}: {shown(call)} can't be called.")
+    if on_progress is None and on_log is None:
+        return None
+
+    def tell(event: Event) -> object:
+        if event.type == "run:progress" and on_progress is not None:
+            return on_progress(dict(event.data["progress"]))
+        if event.type == "log:write" and on_log is not None:
+            data = event.data
+            line = LogLine(0, data["step_name"], data["level"], data["message"], data.get("data"), event.timestamp)
+            return on_log(line)
+        return None
+
+    return tell

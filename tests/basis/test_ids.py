@@ -6,7 +6,7 @@ import random
 import re
 import threading
 
-from holdfast.basis.ids import Ids
+from holdfast.basis.ids import Ids, first_id
 
 MILLI = 1000
 FORM = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
@@ -85,3 +85,11 @@ def test_two_factories_make_different_ids() -> None:
 def test_with_the_same_chance_the_same_ids_come() -> None:
     first, second = (Ids(lambda: 99_000, random.Random(3).getrandbits) for _ in range(2))
     assert [first.new() for _ in range(5)] == [second.new() for _ in range(5)]
+
+
+def test_the_first_id_of_a_moment_divides_the_ids_before_it_from_the_others() -> None:
+    now = 1_700_000_000_000_000
+    made = [Ids(lambda at=at: at).new() for at in (now - 1000, now, now + 999, now + 1000)]  # type: ignore[misc]
+    assert [one < first_id(now) for one in made] == [True, False, False, False]
+    assert [one < first_id(now + 1000) for one in made] == [True, True, True, False]
+    assert first_id(-1) == "0" * 26

@@ -218,6 +218,18 @@ def test_the_first_screen_of_the_readme_holds_the_commands_and_the_example() -> 
     assert first[1].line <= 20
 
 
+@pytest.mark.parametrize("example", sorted((ROOT / "examples" / "web").glob("*.py")), ids=lambda path: path.name)
+def test_an_example_of_a_web_framework_is_shown_on_a_page_as_it_stands(example: Path) -> None:
+    shown = [
+        block.text
+        for page in PAGES
+        for block in blocks(page.read_text("utf-8"))
+        if block.mark == f"file={example.name}"
+    ]
+    assert shown == [example.read_text("utf-8")]
+    assert len(shown[0].splitlines()) <= 80
+
+
 def test_few_blocks_of_python_are_not_run_and_each_says_why() -> None:
     for page in PAGES:
         for block in blocks(page.read_text("utf-8")):

@@ -11,17 +11,23 @@ from typing import Any
 from holdfast.basis.errors import StoreUnavailable
 from holdfast.store.base import Claimed, ClaimOrder, Tx
 from holdfast.store.sqlite import SqliteStore
+from holdfast.testing.clock import HandClock
 
 LONG = 20.0
 """Seconds after which a test has failed. Nothing ever waits that long."""
 
 
-def until(condition: Callable[[], object], what: str = "it") -> None:
-    """Return once the condition holds: for what nobody announces, such as another thread being asleep."""
+def until(condition: Callable[[], object], what: str = "it", *, clock: HandClock | None = None) -> None:
+    """Return once the condition holds: for what nobody announces, such as another thread being asleep.
+
+    With a clock its time goes on meanwhile.
+    """
     pause = threading.Event()
     for _ in range(round(LONG / 0.002)):
         if condition():
             return
+        if clock is not None:
+            clock.advance(0.5)
         pause.wait(0.002)
     raise AssertionError(f"{what} never came to be")
 

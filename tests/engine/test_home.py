@@ -8,6 +8,7 @@ import threading
 import pytest
 from around import LONG
 
+from holdfast.basis.errors import StoreClosed
 from holdfast.engine.home import Home
 
 
@@ -62,7 +63,7 @@ def test_what_still_runs_when_the_loop_is_closed_is_cancelled_and_told_so() -> N
     reply.when_done(lambda: None)
     assert started.wait(LONG)
     home.close()
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(StoreClosed):
         reply.wait(LONG)
 
 

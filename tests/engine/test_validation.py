@@ -268,3 +268,24 @@ def test_an_async_replacement_that_does_not_fit_fails_the_run(house: House) -> N
 
     with house.app(work) as app, pytest.raises(RunFailed, match="Invalid input: count"):
         app.jobs.work.run(1).wait(PATIENCE)
+
+
+@pytest.mark.parametrize("inline", [False, True], ids=["threads", "inline"])
+def test_the_validation_of_a_retriggered_run_stands_in_nobodys_way(house: House, inline: bool) -> None:
+    looked: list[int] = []
+
+    def check(n: int) -> None:
+        looked.append(len(app.get_runs().wait(PATIENCE)))  # refused in a thread that others wait for
+
+    @job(name="work", validate=check)
+    def work(n: int) -> int:
+        return n
+
+    app = house.app(work, inline=inline)
+    with app:
+        run = app.jobs.work.trigger(1).wait()
+        app.process_until_idle().wait(PATIENCE)
+        run.wait().wait(PATIENCE)
+        again = app.retrigger(run.id).wait(PATIENCE)
+        assert again.input == {"n": 1}
+    assert looked == [0, 1]

@@ -239,6 +239,36 @@ def test_s4_what_does_not_end_within_the_timeout_is_handed_back_uncounted(tmp_pa
     other.stop().wait(LONG)
 
 
+def test_s4_a_slice_that_is_stopped_hands_its_run_back_and_takes_no_other(tmp_path: Path) -> None:
+    app, _ = make(tmp_path)
+    there = threading.Event()
+
+    @app.job
+    def long(step: SyncStep, n: int) -> None:
+        step.run("one", lambda: n)
+        there.set()
+        assert step.signal.wait(LONG)
+        step.raise_if_aborted()
+
+    app.migrate().wait(LONG)
+    for n in range(3):
+        long.trigger(n).wait(LONG)
+    processed = app.process_until_idle()
+    with pytest.raises(TimeoutError):  # asked once, it goes on by itself
+        processed.wait(0)
+    assert there.wait(LONG)
+    app.stop(timeout=0).wait(LONG)
+    assert processed.wait(LONG) == 1
+    other = Holdfast(f"sqlite:///{tmp_path / 'app.db'}", worker=False)
+    runs = other.get_runs().wait(LONG)
+    assert [(run.status, run.generation, run.crashes) for run in runs] == [
+        ("pending", 0, 0),
+        ("pending", 0, 0),
+        ("pending", 1, 0),
+    ]
+    other.stop().wait(LONG)
+
+
 def test_stopping_does_not_close_the_loop_of_the_caller(tmp_path: Path) -> None:
     app, _double = make(tmp_path)
     loop = asyncio.new_event_loop()

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from holdfast import Call, Holdfast, Job, Reply, Run, Step, SyncStep
+from holdfast import Call, Holdfast, Job, Reply, Retry, Run, Step, SyncStep
 from holdfast import job as package_job
 
 
@@ -75,6 +75,8 @@ loose.trigger("x")  # E
 
 j1.options(idempotency=3)  # E unknown
 j1.options(idempotency_key=3)  # E
+j1.options(concurrency_key=3)  # E
+j1.options(concurrency_key="k", coalesce="all")  # E
 j1.options(priority="high")  # E
 j1.options(labels={"a": 1})  # E
 j1.options(delay=[5])  # E
@@ -157,6 +159,12 @@ async def steps(step: Step) -> None:
     step.log.info()  # E nothing to say
     step.log.shout("x")  # E
     step.sleeep("x")  # E
+    step.options(retry=3)  # E a number is no Retry
+    step.options(times=3)  # E
+    await step.options(timeout="1s").run("a", read)  # E missing path
+    n: int = await step.options(timeout="1s").run("a", read, "x")  # E
+    Retry("3")  # E
+    Retry(3, wait=1)  # E
 
 
 def sync_steps(step: SyncStep) -> None:

@@ -6,11 +6,31 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, assert_type
+from typing import Any, TypedDict, assert_type
 
 from pydantic import JsonValue
 
-from holdfast import AbortSignal, Call, Event, Holdfast, Job, LogLine, Reply, Run, RunStatus, Step, StepRecord, SyncStep
+from holdfast import (
+    AbortSignal,
+    Call,
+    Event,
+    EventType,
+    Holdfast,
+    Job,
+    LogLine,
+    Reply,
+    Retry,
+    Run,
+    RunStatus,
+    Spread,
+    Stats,
+    Step,
+    StepAttempt,
+    StepRecord,
+    Subscription,
+    SyncStep,
+    is_domain_event,
+)
 from holdfast import job as package_job
 
 
@@ -22,6 +42,10 @@ class Table:
 @dataclass
 class Row:
     id: int
+
+
+class Marks(TypedDict):
+    tenant: str
 
 
 app = Holdfast("sqlite://")
@@ -112,11 +136,14 @@ assert_type(sync_named.run("a"), Reply[bytes])
 assert_type(nothing.run(), Reply[None])
 assert_type(free_form.run({"a": [1, None, {"b": 2.5}]}), Reply[JsonValue])
 assert_type(app.trigger(with_step.bind("a")), Reply[Run[Table]])
+assert_type(app.trigger_many([with_step.bind("a"), sync_alone.bind(1)]), Reply[list[Run[Any]]])
+assert_type(with_step.options(connection=object()).trigger("a"), Reply[Run[Table]])
 assert_type(app.retrigger("id"), Reply[Run[Any]])
 
 chosen = with_step.options(
     idempotency_key="k", labels={"a": "b"}, priority=1, delay=timedelta(minutes=5), queue="slow"
 ).options(run_at=datetime.now(UTC))
+chosen = chosen.options(concurrency_key="k", coalesce="active")
 assert_type(chosen.trigger("a", 1), Reply[Run[Table]])
 assert_type(chosen.options(delay="5m").run("a"), Reply[Table])
 calls: list[Call[Any]] = [with_step.bind("a"), sync_with_step.bind("b")]
@@ -140,6 +167,8 @@ def in_sync_code() -> None:
         assert_type(run.wait(5), Reply[Run[Table]])
         assert_type(run.result().wait(), Table)
         assert_type(run.cancel().wait(), Run[Table])
+        assert_type(run.delete(), Reply[None])
+        assert_type(app.purge_runs(older_than="30d").wait(), int)
         assert_type(run.refresh().wait(), Run[Table])
         assert_type(app.process_one().wait(), bool)
         assert_type(app.process_until_idle(max_runs=5, max_seconds="1m").wait(), int)
@@ -158,6 +187,8 @@ async def in_async_code() -> None:
         assert_type(await app.get_logs("id"), list[LogLine])
         assert_type(await app.wait_for_run("id", timeout=5), Run[Any])
         assert_type(await app.cancel("id"), Run[Any])
+        assert_type(app.delete_run("id"), Reply[None])
+        assert_type(await app.purge_runs(older_than=timedelta(days=30), status="failed", limit=None), int)
         assert_type(await asyncio.gather(with_step.run("a"), sync_with_step.run("b")), tuple[Table, int])
         assert_type(await asyncio.wait_for(with_step.run("a"), 5), Table)
 
@@ -210,6 +241,45 @@ def sync_steps(step: SyncStep, client: Client) -> None:
     assert_type(step.run("async", fetch, "a"), Table)
     assert_type(step.run("method", client.get, "a"), list[str])
     assert_type(step.run("async-method", client.post, "a", b""), bool)
+    assert_type(step.options(retry=Retry(3, delay="1s")), SyncStep)
+    assert_type(step.options(timeout=2).run("sync", count, "a", name="b"), int)
+    assert_type(step.options(timeout="2s").run("async", fetch, "a"), Table)
+
+
+async def steps_with_options(step: Step, client: Client) -> None:
+    careful = step.options(retry=Retry(max_retries=3, delay=1, factor=2, max_delay="1m", jitter=0.5), timeout="30s")
+    assert_type(careful, Step)
+    assert_type(await careful.run("sync", count, "a", name="b"), int)
+    assert_type(await careful.run("async", fetch, "a"), Table)
+    assert_type(await careful.options(timeout=2.5).run("method", client.get, "a"), list[str])
+    both = await asyncio.gather(careful.run("a", count, "x"), careful.run("b", fetch, "y"))
+    assert_type(both, tuple[int, Table])
+
+
+async def look_at_tries(run: Run[int]) -> None:
+    for record in await app.get_steps(run.id):
+        assert_type(record.completed_at, datetime | None)
+        assert_type(record.attempts, tuple[StepAttempt, ...])
+        assert_type([one.error for one in record.attempts], list[str | None])
+
+
+@app.step(retry=Retry(2), timeout="1m")
+async def patient(amount: int) -> Table:
+    return Table(amount)
+
+
+as_patient: Callable[[int], Awaitable[Table]] = patient
+
+
+def check(path: str) -> None: ...
+
+
+@app.job(validate=check)
+async def validated(path: str) -> Table:
+    return Table(1)
+
+
+assert_type(validated.run("a"), Reply[Table])
 
 
 @app.step
@@ -245,3 +315,44 @@ assert_type(app.init(), Reply[None])
 assert_type(app.stop(timeout=5), Reply[None])
 listed = Holdfast(jobs=[loose, loose_sync], worker=False, lease="1m", queues=["a", "b"])
 by_key = Holdfast(jobs={"loose": loose}, worker="thread")
+labelled = [Holdfast(labels_schema=Row), Holdfast(labels_schema=Table), Holdfast(labels_schema=Marks)]
+
+
+# -- watching -----------------------------------------------------------------------------------------------
+
+
+class Counting:
+    name = "counting"
+
+    def install(self, app: Holdfast) -> None:
+        app.on("run:complete", lambda event: None)
+
+
+async def watches(run: Run[Table]) -> None:
+    async for event in app.subscribe(run.id):
+        assert_type(event, Event)
+        assert_type(is_domain_event(event), bool)
+    async with run.subscribe() as events:
+        assert_type(events, Subscription)
+        assert_type(await anext(events), Event)
+    assert_type(await run.result(on_progress=lambda told: print(told["current"]), on_log=print_line), Table)
+    assert_type(await run.wait(5, on_log=wait_line), Run[Table])
+    assert_type(await app.wait_for_run(run.id, on_progress=print), Run[Any])
+
+
+def watches_too(run: Run[Table]) -> None:
+    for event in run.subscribe():
+        assert_type(event.is_domain, bool)
+
+
+def print_line(line: LogLine) -> None: ...
+
+
+async def wait_line(line: LogLine) -> None: ...
+
+
+kind: EventType = "run:complete"
+assert_type(app.use(Counting()), Counting)
+assert_type(app.stats(), Stats)
+assert_type(app.stats().verbs["claim"].to_answer, Spread)
+app.emit("app:imported", {"rows": 7}, run_id="x")

@@ -47,6 +47,11 @@ class Codec(ABC):
         """
 
 
+def marked(text: str) -> str:
+    """A text that no codec has sealed, as `Payloads.open` expects it."""
+    return f"{_MARK}{_MARK}{text}" if text.startswith(_MARK) else text
+
+
 class Payloads:
     """Seals what is written with the first codec, and opens what any of them has sealed."""
 
@@ -74,7 +79,7 @@ class Payloads:
     def seal(self, text: str) -> str:
         """The text as it is written. `StoreUnavailable` if the codec can't."""
         if self.codec is None:
-            return f"{_MARK}{_MARK}{text}" if text.startswith(_MARK) else text
+            return marked(text)
         try:
             with self._calling():
                 sealed = self._codecs[self.codec].encode(text)

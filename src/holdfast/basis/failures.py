@@ -19,12 +19,17 @@ from pydantic_core import from_json, to_json
 
 from .errors import Outdated, StepFailed
 from .exact import difference
-from .text import clean, error_text
+from .text import clean, error_text, fit, fit_end
 from .values import shape_of
 
 #: Of a traceback the end tells where it broke; 8 KiB are some 80 frames.
 LONGEST_TRACEBACK = 8192
 LONGEST_ARGS = 65536
+#: What one try of several has failed with; the whole error is kept with the step.
+LONGEST_TRY = 2048
+#: All of it as it is stored, in bytes. Enough for message (`text.LONGEST`), traceback and args of full length, unless
+#: JSON has to write much of them in another way.
+LONGEST_ERROR = 160 * 1024
 _MOST_FRAMES = 40
 _MOST_CAUSES = 8
 
@@ -39,6 +44,11 @@ class Failure:
     args: str | None
     """The stored text of its args; None if the class can't be rebuilt from them."""
     traceback: str | None
+
+    @property
+    def size(self) -> int:
+        """Bytes of its JSON."""
+        return len(to_json(asdict(self)))
 
     @property
     def short_type(self) -> str:
@@ -64,24 +74,37 @@ class Failure:
         return cls(*fields)
 
 
+def failed_text(error: BaseException | Failure) -> str:
+    """How a try failed, in a line or a few: `ValueError: no such thing`, cut at `LONGEST_TRY` bytes."""
+    if isinstance(error, BaseException):
+        return fit(error_text(error, LONGEST_TRY), LONGEST_TRY)
+    return fit(f"{error.short_type}: {error.message}" if error.message else error.short_type, LONGEST_TRY)
+
+
 def keep_failure(error: Exception) -> tuple[Failure, Exception]:
     """What to store of this exception, and the exception that the job shall see: now, and at every replay."""
     kind = type(error)
     failure = Failure(
         type=clean(f"{kind.__module__}:{kind.__qualname__}", 500),
-        message=clean(error),
+        message=fit(error),
         args=None,
         traceback=_shown_traceback(error),
     )
+    while failure.size > LONGEST_ERROR:
+        less = fit(failure.message, len(failure.message.encode()) // 2)
+        shorter = failure.traceback and fit_end(failure.traceback, len(failure.traceback.encode()) // 2)
+        failure = Failure(failure.type, less, None, shorter)
     try:
         args = shape_of().keep(_constructor_args(error), "args", compare_bytes=None).text
         rebuilt = _rebuild(failure.type, args)
     except Exception:
         args, rebuilt = "", None
     # Args of any size would make a row of any size; no handler looks at so much of an error.
-    if rebuilt is None or len(args) > LONGEST_ARGS or not _same(error, rebuilt):
-        return failure, StepFailed(failure.short_type, failure.message)
-    return Failure(failure.type, failure.message, args, failure.traceback), rebuilt
+    if rebuilt is not None and len(args.encode()) <= LONGEST_ARGS and _same(error, rebuilt):
+        whole = Failure(failure.type, failure.message, args, failure.traceback)
+        if whole.size <= LONGEST_ERROR:
+            return whole, rebuilt
+    return failure, StepFailed(failure.short_type, failure.message)
 
 
 def load_failure(failure: Failure) -> Exception:
@@ -177,11 +200,7 @@ def _traceback(error: BaseException) -> str:
             link = "\nDuring handling of the above exception, another exception occurred:\n\n"
     if cause is not None:
         parts.append("(earlier causes left out)\n\n")
-    text = "".join(reversed(parts))
-    cut = len(text) - LONGEST_TRACEBACK
-    if cut > 0:
-        text = f"… ({cut} characters before)\n{text[cut:]}"
-    return clean(text, LONGEST_TRACEBACK + 100)
+    return fit_end(clean("".join(reversed(parts)), sys.maxsize), LONGEST_TRACEBACK)
 
 
 def _own_traceback(error: BaseException) -> str:

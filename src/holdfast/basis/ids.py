@@ -39,3 +39,8 @@ class Ids:
             else:
                 self._last += 1 + self._random(40)
             return _text(self._last)
+
+
+def first_id(micros: int) -> str:
+    """What is no greater than any id of that millisecond or later, and greater than all before it."""
+    return _text(max(micros, 0) // 1000 << 80)

@@ -29,6 +29,32 @@ def clean(text: object, limit: int = LONGEST) -> str:
     return _UNSTORABLE.sub("\ufffd", written)
 
 
+def fit(text: object, limit: int = LONGEST) -> str:
+    """The text of anything, storable, and in UTF-8 at most `limit` bytes long.
+
+    What is too long is its beginning, and a mark that says how much is missing. No character is cut in two. Never
+    raises, as `clean`.
+    """
+    written = _written(text)
+    # A character is a byte at least: more of the text than this can't be of use.
+    begin = _UNSTORABLE.sub("\ufffd", written[: limit + 1])
+    if len(begin) * 4 <= limit or (len(written) <= limit and len(begin.encode()) <= limit):
+        return begin
+    room = max(limit - len(f"… ({len(written)} more characters)".encode()), 0)
+    begin = begin.encode()[:room].decode(errors="ignore")
+    return f"{begin}… ({len(written) - len(begin)} more characters)".encode()[:limit].decode(errors="ignore")
+
+
+def fit_end(text: str, limit: int) -> str:
+    """The same of a storable text whose end tells more."""
+    encoded = text.encode()
+    if len(encoded) <= limit:
+        return text
+    room = max(limit - len(f"… ({len(text)} characters before)\n".encode()), 0)
+    end = encoded[len(encoded) - room :].decode(errors="ignore")
+    return f"… ({len(text) - len(end)} characters before)\n{end}".encode()[:limit].decode(errors="ignore")
+
+
 def error_text(error: BaseException, limit: int = LONGEST) -> str:
     """`ValueError: what it says`, storable; only the class name when it says nothing."""
     name = clean(type(error).__qualname__, 200)

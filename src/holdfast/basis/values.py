@@ -27,7 +27,7 @@ from .errors import DefinitionError, NotKept, Outdated
 from .exact import MISSING, Difference, difference
 from .tagged import Unpackable, pack, unpack
 
-__all__ = ["COMPARED_BYTES", "MISSING", "Kept", "Shape", "plain", "problems", "shape_of"]
+__all__ = ["COMPARED_BYTES", "MISSING", "Kept", "Shape", "plain", "problems", "shape_of", "why_no_schema"]
 
 #: Comparing costs as much as coding; above this only the type is compared (and always all in the testing kit).
 COMPARED_BYTES = 65536
@@ -362,11 +362,14 @@ def _adapter(annotation: Any) -> TypeAdapter[Any]:
 
 
 def _no_schema(annotation: Any, error: Exception) -> DefinitionError:
+    return DefinitionError(f"Values of type {annotation!r} can't be stored: {why_no_schema(error)}")
+
+
+def why_no_schema(error: Exception) -> str:
+    """Why Pydantic can't read an annotation, by what it raised."""
     if getattr(error, "code", None) == "typed-dict-version":
-        reason = "before Python 3.12 take TypedDict from typing_extensions, not from typing"
-    else:
-        reason = str(error).split("\n")[0]
-    return DefinitionError(f"Values of type {annotation!r} can't be stored: {reason}")
+        return "before Python 3.12 take TypedDict from typing_extensions, not from typing"
+    return str(error).split("\n")[0]
 
 
 def _holds(schema: Any, kinds: frozenset[str]) -> bool:

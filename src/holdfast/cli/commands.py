@@ -33,8 +33,9 @@ cli: typer.Typer = typer.Typer(
 cli.command(epilog=exits.EPILOG)(demo)
 cli.command(epilog=exits.EPILOG)(worker)
 cli.command(epilog=exits.EPILOG)(doctor)
-for command in (watch, delete, purge):
-    runs.command(epilog=exits.EPILOG)(command)
+runs.command(epilog=exits.EPILOG)(watch)
+runs.command(epilog=exits.EPILOG)(delete)
+runs.command(epilog=exits.EPILOG)(purge)
 cli.add_typer(runs, name="runs")
 
 

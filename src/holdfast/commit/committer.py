@@ -16,11 +16,15 @@ What keeps it honest (each has its test in tests/commit):
 * No user code in a round: values are encoded before joining and decoded by whoever asks the reply.
 * Renewals overtake. A round is bounded in tickets and bytes, so that they need not wait behind 5,000 log lines.
 * The line is bounded: threads wait for room, event loops are refused (`Overloaded`), engine writes always pass.
+* A batch that must be written in one transaction counts as all that it holds. It is never cut: whoever finds room is
+  let in with whatever it brings, and a batch longer than a round has one of its own.
 * Nobody is left waiting: a closed or dead committer answers every ticket, with an error.
 * After a fork the child starts with an empty line and its own connection; what was under way is the parent's.
 
 Placement: on a thread of its own, or `inline` in the caller's thread, where threads do not exist (a browser) or are
 not wanted. Both pass the same suite. Event loops join at a `Desk`, which also guards the thread against starvation.
+
+Long because the line, its bounds, its two placements and its end are about the same few fields under one lock.
 """
 
 from __future__ import annotations
@@ -33,7 +37,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..basis.clock import Clock
@@ -42,7 +46,8 @@ from ..store.base import Store
 from .desk import Desk
 from .reply import Answer, Reply, _running_loop, answer, answered, may_wait, no_waiting
 from .round import Rounds, with_cause
-from .ticket import Ticket
+from .tally import Tally
+from .ticket import Rider, Ticket
 
 _log = logging.getLogger("holdfast")
 
@@ -53,6 +58,10 @@ ROUND_BYTES = 4 << 20
 #: Above the upper mark callers must wait, until the line is down to the lower one.
 UPPER_MARK = 50_000
 LOWER_MARK = UPPER_MARK // 2
+
+#: Microseconds that a rider waits before it goes along. What is over sooner costs nothing.
+RIDE_AFTER = 100_000
+_GONE = object()
 
 #: How long the end of the interpreter waits for what nobody awaited.
 _EXIT_SECONDS = 5.0
@@ -67,8 +76,13 @@ class Committer:
         self.inline = inline
         self._name = name
         self._closing = False
+        self._on_trouble: Callable[[BaseException], None] | None = None
         self._reset()
         _all.add(self)
+
+    def report_to(self, on_trouble: Callable[[BaseException], None]) -> None:
+        """Whom to tell of what fails in the upkeep of the database, which no caller waits for."""
+        self._on_trouble = self._rounds.on_trouble = on_trouble
 
     def _reset(self) -> None:
         """An empty line. Also in the child of a fork, where locks may be held by threads that no longer exist."""
@@ -77,12 +91,22 @@ class Committer:
         self._line: deque[Ticket[Any]] = deque()
         self._urgent: deque[Ticket[Any]] = deque()
         self._serving: Sequence[Ticket[Any]] = ()
+        self.riders: dict[Rider, None] = {}
+        """What goes along with a round that goes anyway, and never causes one; taken out again when it is too late.
+
+        In the order of coming. Any thread may put one in or take one out.
+        """
         self._outstanding = 0
         self._asleep = False
         self._thread: threading.Thread | None = None
         self._closed: Reply[None] = answered(None, "close")
         self._died_of: BaseException | None = None
         self._rounds = Rounds(self.store, self.clock)
+        self.longest: int = 0
+        """The most tickets that ever were in the line."""
+        if self._on_trouble is not None:
+            self._rounds.on_trouble = self._on_trouble
+        self._tidying: Reply[bool] | None = None
         self._desks: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Desk] = weakref.WeakKeyDictionary()
         self._desk: Desk | None = None
         self._waiting_desks: set[Desk] = set()
@@ -118,10 +142,21 @@ class Committer:
                 raise Overloaded()
             desk.add(tickets)
 
+    def hand_over(self) -> None:
+        """What was joined in this thread's loop goes into the line now, not at the end of the tick."""
+        loop = _running_loop()
+        if loop is not None and (desk := self._desks.get(loop)) is not None:
+            self._receive(desk)
+
     @property
     def backlog(self) -> int:
-        """How many tickets are in the line or being served."""
+        """How many tickets are in the line or being served; a batch counts as what it holds."""
         return self._outstanding
+
+    @property
+    def tally(self) -> Tally:
+        """What was served, in figures."""
+        return self._rounds.tally
 
     @property
     def rounds(self) -> int:
@@ -157,9 +192,12 @@ class Committer:
         with self._door:
             refusal = self._refusal()
             if refusal is None:
+                now = self.clock.steady()
                 for ticket in tickets:
+                    ticket.joined_at = now
                     (self._urgent if ticket.verb == "renew_leases" else self._line).append(ticket)
-                self._outstanding += len(tickets)
+                self._outstanding += _count(tickets)
+                self.longest = max(self.longest, self._outstanding)
                 if self._asleep:
                     self._asleep = False
                     self._door.notify_all()
@@ -185,6 +223,18 @@ class Committer:
     def _closed_error(self) -> StoreError:
         return with_cause(StoreClosed(), self._died_of)
 
+    def tidy(self) -> Reply[bool]:
+        """Let the store look after its files as soon as nobody is served; False if it should be asked again sooner."""
+        if self.inline:
+            with self._inline_lock, no_waiting("upkeep"):
+                return answered(self._rounds.upkeep(idle=True), "tidy")
+        with self._door:
+            if self._closing or self._thread is None:
+                return answered(True, "tidy")  # nothing was written here
+            tidying = self._tidying = self._tidying or Reply("tidy")
+            self._door.notify_all()
+        return tidying
+
     # -- serving -----------------------------------------------------------------------------------------------
 
     def _serve(self) -> None:
@@ -192,7 +242,9 @@ class Committer:
             try:
                 while self._next_round():
                     # Not kept in a variable: it would live through the next sleep, and so would its unasked failures.
-                    self._rounds.serve(self._serving)
+                    if self._serving:
+                        self._rounds.serve(self._serving)
+                    self._look_after()
             except BaseException as error:
                 _log.critical("the commit line has died", exc_info=error)
                 self._died_of = error
@@ -203,7 +255,7 @@ class Committer:
     def _next_round(self) -> bool:
         with self._door:
             self._end_round()
-            while not (self._line or self._urgent):
+            while not (self._line or self._urgent or self._tidying):
                 if self._closing:
                     return False
                 self._asleep = True
@@ -212,25 +264,55 @@ class Committer:
         if (gate := self.gate) is not None:
             gate.wait()
         with self._door:
-            return self._take()
+            return self._take() or self._tidying is not None
+
+    def _look_after(self) -> None:
+        """Between two rounds: what is due in any case; and all that can be done, if somebody asked and nobody waits."""
+        tidying: Reply[bool] | None = None
+        if self._tidying is not None:
+            with self._door:
+                if not (self._line or self._urgent):
+                    tidying, self._tidying = self._tidying, None
+        done = self._rounds.upkeep(idle=tidying is not None)
+        if tidying is not None:
+            answer([(tidying, done, None)])
 
     def _take(self) -> bool:
         """Whoever comes first, up to the bounds; renewals come before and beside them. False if nobody is there."""
         tickets: list[Ticket[Any]] = []
         while self._urgent:
             tickets.append(self._urgent.popleft())
-        line, bound, weight = self._line, len(tickets) + ROUND_TICKETS, 0
-        while line and len(tickets) < bound and weight < ROUND_BYTES:
+        line, room, weight = self._line, ROUND_TICKETS, 0
+        while line and room > 0 and weight < ROUND_BYTES:
+            if line[0].count > room < ROUND_TICKETS:
+                break  # a batch that is longer than what is left: it comes first in the next round
             ticket = line.popleft()
             weight += ticket.weight
+            room -= ticket.count
             tickets.append(ticket)
+        if tickets and self.riders:
+            boarded = self._boarded()
+            self._outstanding += len(boarded)
+            tickets += boarded
         self._serving = tickets
         return bool(tickets)
+
+    def _boarded(self) -> list[Ticket[Any]]:
+        """The tickets of the riders that have waited for long enough: most are taken out again before that."""
+        now = self.clock.now()
+        boarded: list[Ticket[Any]] = []
+        for rider in list(self.riders):
+            # The younger ones come after it. A clock that was set back must not keep them for ever.
+            if 0 <= now - rider.since < RIDE_AFTER or len(boarded) == ROUND_TICKETS:
+                break
+            if self.riders.pop(rider, _GONE) is not _GONE:
+                boarded.append(rider.ticket())
+        return boarded
 
     def _end_round(self) -> None:
         """The tickets are only now no longer outstanding: the guards must look until they have been announced."""
         before = self._outstanding
-        self._outstanding -= len(self._serving)
+        self._outstanding -= _count(self._serving)
         self._serving = ()
         if self._outstanding <= LOWER_MARK < before:
             self._door.notify_all()
@@ -243,6 +325,7 @@ class Committer:
             try:
                 while self._next_inline_round():
                     self._rounds.serve(self._serving)
+                    self._rounds.upkeep()
             except BaseException as error:  # the caller was interrupted, but others may wait too
                 why = "The caller that was writing this was interrupted; whether it happened is unknown."
                 answer([(ticket, None, with_cause(StoreUnavailable(why), error)) for ticket in self._serving])
@@ -295,6 +378,9 @@ class Committer:
             self._serving = ()
             self._outstanding = 0
             self._door.notify_all()
+            tidying, self._tidying = self._tidying, None
+        if tidying is not None:
+            answer([(tidying, False, None)])
         answer([(ticket, None, self._closed_error()) for ticket in left])
         answer([(self._closed, None, None)])
 
@@ -310,6 +396,10 @@ class Committer:
             reply._asked = True
             # Nobody is woken: the loops and threads that wait are the parent's.
             reply._settle(None, StoreClosed("This was in the line before the fork: it is the parent's to write."))
+
+
+def _count(tickets: Sequence[Ticket[Any]]) -> int:
+    return sum([ticket.count for ticket in tickets])
 
 
 _all: weakref.WeakSet[Committer] = weakref.WeakSet()

@@ -33,6 +33,7 @@ class Desk:
         # collection may run anything.
         self._lock = threading.RLock()
         self._gathered: list[Ticket[Any]] = []
+        self._count = 0
         self._guarding = False
         self._due = 0.0
 
@@ -45,7 +46,7 @@ class Desk:
         return loop is None or loop.is_closed()
 
     def __len__(self) -> int:
-        return len(self._gathered)
+        return self._count
 
     def add(self, tickets: Sequence[Ticket[Any]]) -> None:
         """Put tickets down until the end of the tick. In the loop's thread."""
@@ -54,11 +55,12 @@ class Desk:
                 loop.call_soon(self._tick)
                 self._committer._waiting_desks.add(self)
             self._gathered.extend(tickets)
+            self._count += sum([ticket.count for ticket in tickets])
 
     def take(self) -> list[Ticket[Any]]:
         """What was put down, and it is no longer here. Any thread."""
         with self._lock:
-            tickets, self._gathered = self._gathered, []
+            tickets, self._gathered, self._count = self._gathered, [], 0
         return tickets
 
     def take_in_child(self) -> list[Ticket[Any]]:

@@ -119,6 +119,7 @@ class Reader:
                 with inside:
                     if self._connection is None:
                         self._connection = self.store.open(read_only=True)
+                    self.store.confirm(self._connection)
                     answers.append((reply, question(self._connection), None))
             except Exception as error:
                 meant = self.store.translate(error)

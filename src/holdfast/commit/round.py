@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ..basis.clock import Clock
@@ -17,6 +17,7 @@ from ..basis.errors import HoldfastError, SchemaError, StoreError, StoreUnavaila
 from ..store.base import Store, Tx
 from .forks import inside
 from .reply import Answer, answer
+from .tally import Tally
 from .ticket import ORDER, Ticket, Verb
 
 _log = logging.getLogger("holdfast")
@@ -36,7 +37,9 @@ class Rounds:
         self.clock = clock
         self.connection: Any = None
         self.count: int = 0
+        self.tally: Tally = Tally()
         self.last_at: float = 0.0
+        self.on_trouble: Callable[[BaseException], None] = _log_trouble
         self._locked_out = 0.0
         self._longest, self._until = 0.0, 0.0
 
@@ -51,7 +54,8 @@ class Rounds:
                 answers = self._transaction(tickets, replay=replay)
         except _NoAnswer as unanswered:
             if replay:
-                unknown = f"{self.store.name}: the commit gave no answer; whether it happened is unknown."
+                why = str(unanswered.__cause__).removeprefix(f"{self.store.name}: ").rstrip(".")
+                unknown = f"{self.store.name}: the commit gave no answer; whether it happened is unknown ({why})."
                 return self.refuse(tickets, with_cause(StoreUnavailable(unknown), unanswered.__cause__))
             # It may have happened. Every verb can tell from what is there now.
             _log.warning("a commit gave no answer, reading back: %s", unanswered.__cause__)
@@ -94,6 +98,7 @@ class Rounds:
         for ticket in tickets:
             by_verb.setdefault(ticket.verb, []).append(ticket)
         answers: list[Answer] = []
+        served: list[tuple[str, list[Ticket[Any]], float]] = []
         tx: Tx | None = None
         try:
             if self.connection is None:
@@ -102,8 +107,10 @@ class Rounds:
             tx.replay = replay
             for verb in ORDER:
                 if group := by_verb.get(verb):
+                    began = self.clock.steady()
                     values = getattr(self.store, verb)(tx, [ticket.row for ticket in group])
                     answers.extend([(ticket, value, None) for ticket, value in zip(group, values, strict=True)])
+                    served.append((verb, group, self.clock.steady() - began))
         except BaseException as error:
             if tx is not None:
                 self.store.rollback(tx)
@@ -120,6 +127,7 @@ class Rounds:
             raise  # not the database's word: somebody ends this thread or program
         self.count += 1
         self.last_at = self.clock.steady()
+        self.tally.round(served, len(tickets), self.last_at)
         return answers
 
     def _begin(self) -> Tx:
@@ -140,11 +148,27 @@ class Rounds:
         tx.waited = self._longest
         return tx
 
+    def upkeep(self, *, idle: bool = False) -> bool:
+        """Let the store look after its files. Nobody's reply depends on it. False: try again sooner."""
+        if self.connection is None or not (idle or self.store.needs_upkeep):
+            return True
+        try:
+            with inside:
+                return self.store.upkeep(self.connection, idle=idle)
+        except Exception as error:
+            self.disconnect()
+            self.on_trouble(self.store.translate(error))
+            return False
+
     def disconnect(self) -> None:
         """Close the connection; the next round opens another."""
         if self.connection is not None:
             self.store.disconnect(self.connection)
             self.connection = None
+
+
+def _log_trouble(error: BaseException) -> None:
+    _log.error("upkeep of the database: %s", error)
 
 
 class _NoAnswer(Exception):

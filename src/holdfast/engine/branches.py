@@ -6,7 +6,8 @@ and a replay would give one the value of another. So a name belongs to the branc
 once are refused.
 
 A step inside the body of another is named after that one (`outer > inner`): the body does not run again once its step
-is saved, and what is counted inside it must not depend on that.
+is saved, and what is counted inside it must not depend on that. A retry of the outer one is another body, with steps of
+its own (`outer (try 2) > inner`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 from ..basis.errors import AmbiguousStep, ValidationError
 from ..basis.text import clean
 from ..model.step import StepKey
-from .context import current_step
+from .context import current_step, current_try
 
 LONGEST_NAME = 255
 
@@ -103,6 +104,9 @@ def _full_name(name: object) -> str:
     name = str.__str__(name)
     if (outer := current_step.get()) is None:
         return name
+    if (tries := current_try.get()) is not None and tries[0] == outer:
+        # What an earlier try has saved inside is that one's.
+        outer = f"{outer} (try {tries[1] + 1})"
     if len(outer) + len(name) + 3 > LONGEST_NAME:
         raise ValidationError(f"step name: {clean(outer, 100)!r} > {clean(name, 100)!r} is too long together.")
     return f"{outer} > {name}"

@@ -117,7 +117,7 @@ class _StepBase:
     def previous_error(self) -> str | None:
         """The message of what ended the attempt before; None in the first one."""
         row = self._execution.row
-        return self._execution.engine.payloads.open_some(row.error) if row.attempt else None
+        return self._execution.engine.payloads.shown_text(row.error) if row.attempt and row.error is not None else None
 
     @property
     def labels(self) -> dict[str, str]:
@@ -133,7 +133,7 @@ class _StepBase:
 
     @property
     def signal(self) -> AbortSignal:
-        """Set when this execution should stop: `cancelled`, `lease-lost`, or `shutdown` after the drain time."""
+        """Set when this execution should stop: `cancelled`, `timeout`, `lease-lost`, or `shutdown` after the drain."""
         return self._execution.signal
 
     @property

@@ -1,4 +1,7 @@
-"""The engine of one app: the parts, and how they find each other. The face (`app`) is what users hold."""
+"""The engine of one app: the parts, and how they find each other. The face (`app`) is what users hold.
+
+Long because all parts meet here: what needs only some of them is in the file of its own.
+"""
 
 from __future__ import annotations
 
@@ -9,25 +12,32 @@ import weakref
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
+from ..basis.chance import Chance, fraction
 from ..basis.clock import Clock
-from ..basis.errors import ConflictError, NotFoundError, StoreClosed
+from ..basis.codec import Payloads
+from ..basis.errors import ConflictError, NotFoundError, StoreClosed, WouldDeadlock
 from ..basis.ids import Ids
-from ..basis.values import plain
 from ..commit.committer import Committer
+from ..commit.lent import lent
 from ..commit.reader import Reader
 from ..commit.reply import LazyReply, Reply, _running_loop, answer, hand_on
 from ..commit.ticket import Ticket
+from ..model.event import Event
 from ..model.options import Options
-from ..model.run import NewRun, RunFilter, RunRow, RunStatus
-from ..store.base import Cancelled, Store, Triggered
+from ..model.run import RunFilter, RunRow, RunStatus
+from ..store.base import Cancelled, Deleted, Old, Store, Triggered, conflict_text
 from .context import current
 from .execution import Execution
+from .forgetting import forget
 from .home import Home
 from .hub import Hub
+from .labels import LabelsSchema
 from .leases import LeaseKeeper
 from .registry import Registry
+from .subscriptions import Subscriptions
 from .threads import Threads
-from .waiting import RunReply
+from .triggering import Triggering
+from .waiting import RunReply, WatchedReply, key_deadlock
 from .watcher import Watcher
 from .worker import Worker
 
@@ -38,7 +48,15 @@ class Engine:
     """Everything of one app in this process."""
 
     def __init__(
-        self, store: Store, clock: Clock, options: Options, *, own_thread: bool = False, own_store: bool = False
+        self,
+        store: Store,
+        clock: Clock,
+        options: Options,
+        *,
+        own_thread: bool = False,
+        own_store: bool = False,
+        payloads: Payloads | None = None,
+        labels_schema: LabelsSchema | None = None,
     ) -> None:
         self.store = store
         self.own_store = own_store
@@ -47,14 +65,25 @@ class Engine:
         self.options = options
         self.own_thread = own_thread
         """Execute on a loop thread of our own, even where a loop is running already."""
+        self.payloads: Payloads = payloads or Payloads()
+        self.labels_schema: LabelsSchema | None = labels_schema
+        self.chance: Chance = fraction
+        """What the jitter of retries is drawn from."""
+        self.pass_time: Callable[[float], object] | None = None
+        """For tests: called instead of resting for so many seconds between two tries."""
         self.ids: Ids = Ids(clock.now)
         self.registry: Registry = Registry()
         self.committer: Committer = Committer(store, clock, inline=options.inline)
         self.reader: Reader = Reader(store, inline=options.inline)
         self.hub: Hub = Hub(clock, inline=options.inline)
+        self.committer.report_to(lambda error: self.hub.report(error, "wal-checkpoint"))
         self.threads: Threads = Threads()
+        self.triggers: Triggering = Triggering(self)
         self.keeper: LeaseKeeper = LeaseKeeper(self.committer, self.hub, clock, options)
         self.watcher: Watcher = Watcher(store, clock, self.hub, self.keeper)
+        self.subscriptions: Subscriptions = Subscriptions(self)
+        self.plugins: dict[str, object] = {}
+        self.opened_at: float = clock.steady()
         self._reset()
         _all.add(self)
 
@@ -69,6 +98,8 @@ class Engine:
         self.waiting_inside: dict[Execution, int] = {}
         self.hub.on_waiting = self._somebody_waits
         self.hub.run_async = self._run_async
+        self.hub.followed, self.hub.pass_on = self.subscriptions.by_run, self.subscriptions.pass_on
+        self.watcher.follow = self.subscriptions.look
 
     def reset_after_fork(self) -> None:
         """In the child: nothing is running here, and the parent's runs are the parent's."""
@@ -78,6 +109,7 @@ class Engine:
         self.hub.reset()
         self.keeper.reset_after_fork()
         self.watcher.reset()
+        self.subscriptions.reset_after_fork()
         self._reset()
 
     # -- where coroutines run ----------------------------------------------------------------------------------
@@ -121,6 +153,8 @@ class Engine:
         with self._door:
             if self._stop is not None and not self._stop.done():
                 raise StoreClosed("This app is stopping. Wait for stop() before you start it again.")
+            if self._stop is not None:
+                self.opened_at = self.clock.steady()
             self._stop = None
             self.stopping = False
             self.committer.open()
@@ -195,6 +229,7 @@ class Engine:
                     last.callback(home.close)
                 if home is not None and worker is not None and home.thread is not None and home.is_usable():
                     last.callback(lambda: home.call("rest", worker.rest).wait())
+                last.callback(self.subscriptions.close)
                 last.callback(self.hub.close)
                 last.callback(self.threads.close)
                 last.callback(self.reader.close)
@@ -209,47 +244,37 @@ class Engine:
             self.identity = self.ids.new()
         answer([(stop, None, failed)])
 
-    # -- triggering --------------------------------------------------------------------------------------------
-
-    def trigger(self, new: NewRun, *, numbered: bool, convert: Callable[[Triggered], T]) -> Ticket[T]:
-        """Write a run; the reply is there when it is durable."""
+    def refusal(self) -> StoreClosed | None:
+        """Why this app takes no triggers; None if it does."""
         execution = current.get()
-        if numbered and new.idempotency_key is None and execution is not None and execution.engine is self:
-            execution.check()
-            new = new._replace(idempotency_key=execution.trigger_key(new.job_name, new.input))
-        ticket = Ticket(
-            "trigger",
-            new,
-            what=f"trigger of {new.job_name}",
-            convert=convert,
-            then=self._triggered,
-            weight=len(new.input),
-        )
-        if self.stopping and (execution is None or execution.engine is not self):
+        if not self.stopping or (execution is not None and execution.engine is self):
             # A run that still drains may trigger: being stopped gracefully must not make it fail.
-            stopped = self._stop is not None and self._stop.done()
-            error = StoreClosed(None if stopped else "This app is stopping: it takes no more triggers.")
-            answer([(ticket, None, error)])
-            return ticket
-        # A run must not be refused for what the line holds: its own steps wait in it.
-        # Inline, a sync job blocks the loop that would hand it over: it is served here and now.
-        blocks = execution is not None and not execution.job.signature.is_async
-        self.committer.join(ticket, pass_always=execution is not None, at_once=blocks)
-        return ticket
-
-    def _triggered(self, made: Triggered) -> None:
-        """In the committing thread, after the commit."""
-        if made.disposition == "created":
-            if self.hub.hears("run:trigger"):
-                self.hub.tell("run:trigger", made.run, input=plain(made.run.input))
-            if self.worker is not None:
-                self.worker.wake()
+            return None
+        stopped = self._stop is not None and self._stop.done()
+        return StoreClosed(None if stopped else "This app is stopping: it takes no more triggers.")
 
     # -- waiting -----------------------------------------------------------------------------------------------
 
-    def wait_for(self, run_id: str, what: str, convert: Callable[[RunRow], T], timeout: float | None) -> Reply[T]:
-        """The row of the run once it has ended; `NotFoundError` if there is none."""
+    def wait_for(
+        self,
+        run_id: str,
+        what: str,
+        convert: Callable[[RunRow], T],
+        timeout: float | None,
+        told: Callable[[Event], Any] | None = None,
+    ) -> Reply[T]:
+        """The row of the run once it has ended; `NotFoundError` if there is none. `told` is called for its events."""
+        if told is not None:
+            return WatchedReply(self, what, lambda reply: self._await(run_id, reply), convert, timeout, run_id, told)
         return RunReply(self, what, lambda reply: self._await(run_id, reply), convert, timeout)
+
+    def refuse_to_wait_for(self, call_key: str | None) -> None:
+        """`WouldDeadlock` in a run that holds this concurrency key: a new run of the key begins only after its end."""
+        execution = current.get()
+        if execution is None or execution.engine is not self or call_key is None:
+            return
+        if call_key == execution.row.concurrency_key:
+            raise key_deadlock(execution.row)
 
     def wait_for_triggered(
         self, ticket: Ticket[Any], what: str, convert: Callable[[RunRow], T], timeout: float | None = None
@@ -257,33 +282,42 @@ class Engine:
         """The same for a run that is being triggered."""
 
         def start(reply: RunReply[Any]) -> None:
-            def committed() -> None:
+            def committed(at_once: bool = True) -> None:
+                made = ticket._value  # what the store said, or the run that somebody has made of it
+                refused = isinstance(made, Triggered) and made.disposition == "conflict"
                 if ticket._error is not None:
                     answer([(reply, None, ticket._error)])
-                else:
-                    made: Triggered = ticket._value
-                    if made.disposition == "created":
-                        # Nobody can have claimed it here before we are on the list; what others do is watched.
+                elif refused:
+                    answer([(reply, None, ConflictError(conflict_text(made.run)))])
+                elif at_once and made.disposition == "created":
+                    # Nobody can have claimed it here before we are on the list; what others do is watched.
+                    if not reply.would_never_end(made.run):
                         reply.expect(made.run.id)
-                    else:
-                        self._await(made.run.id, reply)
+                else:
+                    self._await(made.run.id if isinstance(made, Triggered) else made.id, reply)
 
             ticket._asked = True
             if not ticket._subscribe(committed):
-                if ticket._error is not None:
-                    answer([(reply, None, ticket._error)])
-                else:
-                    run = ticket._value.run if isinstance(ticket._value, Triggered) else ticket._value
-                    self._await(run.id, reply)
+                committed(at_once=False)
 
         return RunReply(self, what, start, convert, timeout)
 
     def _await(self, run_id: str, reply: RunReply[Any]) -> None:
+        if lent.here(run_id):
+            answer([(reply, None, WouldDeadlock(
+                f"Run {run_id} is part of a transaction that this thread has open: nobody else sees it. Commit first."
+            ))])  # fmt: skip
+            return
         # On the list first, then look: an end in between is seen by one of the two.
         reply.expect(run_id)
-        self.look_up(run_id, failed=lambda error: answer([(reply, None, error)]))
+        self.look_up(run_id, failed=lambda error: answer([(reply, None, error)]), going_on=reply.would_never_end)
 
-    def look_up(self, *run_ids: str, failed: Callable[[BaseException], None] | None = None) -> None:
+    def look_up(
+        self,
+        *run_ids: str,
+        failed: Callable[[BaseException], None] | None = None,
+        going_on: Callable[[RunRow], object] | None = None,
+    ) -> None:
         """Read runs, and tell who waits for them if they have ended, or are not there."""
         rows: Reply[list[RunRow]] = Reply("find_runs")
 
@@ -293,6 +327,9 @@ class Engine:
                     failed(rows._error)
                 return
             found: list[RunRow] = rows._value
+            for row in found:
+                if going_on is not None and row.completed_at is None:
+                    going_on(row)
             self.hub.ended([row for row in found if row.completed_at is not None])
             self.hub.gone(set(run_ids) - {row.id for row in found})
 
@@ -321,6 +358,33 @@ class Engine:
         self.committer.join(ticket)
         return ticket
 
+    def delete(self, run_id: str) -> Ticket[None]:
+        """Delete an ended run; it is gone for good when the reply is there."""
+
+        def outcome(deleted: Deleted) -> None:
+            if not deleted.accepted:
+                if deleted.standing is None:
+                    raise NotFoundError(f"Run not found: {run_id}")
+                raise _conflict("delete", deleted.standing, run_id)
+
+        def gone(deleted: Deleted) -> None:
+            if deleted.accepted:
+                self.hub.gone([run_id])
+                self.hub.tell_of("run:delete", run_id, deleted.job_name, deleted.label_map, deleted.generation)
+
+        ticket: Ticket[None] = Ticket("delete", run_id, what=f"deletion of {run_id}", convert=outcome, then=gone)
+        self.committer.join(ticket)
+        return ticket
+
+    def purge(self, old: Old, most: float) -> Reply[int]:
+        """Delete what is old, at most so many runs; begins now, in the app's loop."""
+        reply: Reply[int] = Reply("purge_runs")
+        if self._stop is not None:
+            answer([(reply, None, StoreClosed())])
+        else:
+            self.settle_in().begin(lambda: forget(self, "delete", old, most), reply)
+        return reply
+
     def _cancelled(self, cancelled: Cancelled) -> None:
         if cancelled.accepted and cancelled.run is not None:
             self.ended_elsewhere([cancelled.run])
@@ -328,26 +392,37 @@ class Engine:
     def ended_elsewhere(self, rows: Iterable[RunRow]) -> None:
         """Runs that were ended by somebody who did not execute them. Any thread."""
         rows = list(rows)
+        if self.worker is not None and any(self.makes_way(row) for row in rows):
+            self.worker.wake()
         for row in rows:
+            # Before the holder hears of it, and drops the step that is under way: that is told, too.
+            self.tell_ended(row)
             for holder in self.keeper.held:
                 if holder.lease.run_id == row.id:
                     holder.lease_lost(row.status)
         self.hub.ended(rows)
-        for row in rows:
-            self.tell_ended(row)
+
+    def makes_way(self, row: RunRow) -> bool:
+        """Whether others may be claimed because this one is no longer executed: of its key, or of its job."""
+        job = self.registry.get(row.job_name)
+        return row.concurrency_key is not None or (job is not None and job.limit is not None)
 
     def tell_ended(self, row: RunRow) -> None:
-        """The event that belongs to how the run ended."""
-        hub, status = self.hub, row.status
-        if not hub.hears(_TOLD.get(status, "run:fail")):
-            return
+        """Emit the event that belongs to how the run ended."""
+        if self.hub.hears(_TOLD.get(row.status, "run:fail"), row.id):
+            type, data = self.ended_as(row)
+            self.hub.tell(type, row, **data)
+
+    def ended_as(self, row: RunRow) -> tuple[str, dict[str, Any]]:
+        """The type and the data of that event."""
+        type = _TOLD.get(row.status, "run:fail")
+        if type == "run:cancel":
+            return type, {}
         duration = ((row.completed_at or 0) - (row.started_at or row.created_at)) / 1e6
-        if status == RunStatus.COMPLETED:
-            hub.tell("run:complete", row, output=plain(row.output or "null"), duration=duration)
-        elif status == RunStatus.CANCELLED:
-            hub.tell("run:cancel", row)
-        else:
-            hub.tell("run:fail", row, error=row.error, error_type=row.error_type, duration=duration)
+        if type == "run:complete":
+            return type, {"output": self.payloads.shown(row.output or "null"), "duration": duration}
+        error = None if row.error is None else self.payloads.shown_text(row.error)
+        return type, {"error": error, "error_type": row.error_type, "duration": duration}
 
 
 _TOLD: dict[str, str] = {RunStatus.COMPLETED: "run:complete", RunStatus.CANCELLED: "run:cancel"}

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..basis.clock import Timer, to_datetime
+from ..basis.codec import marked
 from ..basis.errors import NotKept, StoreUnavailable
 from ..basis.text import clean, error_text
 from ..basis.values import COMPARED_BYTES
@@ -77,7 +78,10 @@ class Execution:
         self.timed_out: bool = False
         """The time of this attempt is over: all that is left is to write that."""
         self._timers: list[Timer] = []
+        self._began_at = 0.0
         self._ending_now = False
+        self._left: asyncio.Task[None] | None = None
+        """Writes the end of a function that did not come back."""
         self._ender: Any = None
         """The task that writes the end."""
         self._interrupted = False
@@ -111,6 +115,8 @@ class Execution:
         try:
             if outcome is not None:
                 await self._end(outcome)
+            elif self._left is not None:
+                await asyncio.wait([self._left])  # it did come back: the end is being written without it
         finally:
             self._close()
             self.worker.finished(self)
@@ -161,18 +167,28 @@ class Execution:
         self.limits = Limits.of(self.row, self.job)
         if self.limits is NO_LIMITS:
             return
-        left = self.limits.seconds_left(self.engine.clock.now())
-        if left is not None:
-            self._timers.append(self.engine.clock.call_later(self.worker.loop, left, self._time_over))
-        if left == 0:
+        self._began_at = self.engine.clock.steady()
+        if self._is_time_over():
             # It was due too late: nothing of it may begin.
             self.timed_out = True
             raise Unwind
 
+    def _is_time_over(self) -> bool:
+        """Whether it is; otherwise look again then. The wall clock may have been set back since the last look."""
+        clock = self.engine.clock
+        left = self.limits.micros_left(clock.now(), round((clock.steady() - self._began_at) * 1_000_000))
+        if left:
+            # A timer of a year would overflow some loops.
+            seconds = min(left / 1_000_000, 86400.0)
+            self._timers[:] = [clock.call_later(self.worker.loop, seconds, self._look_at_the_time)]
+        return left == 0
+
+    def _look_at_the_time(self) -> None:
+        if not self.is_over and not self.timed_out and self._is_time_over():
+            self._time_over()
+
     def _time_over(self) -> None:
         """Tell the user's code. What waits outside of a step is interrupted; a body in flight has the grace."""
-        if self.is_over or self.timed_out:
-            return
         self.timed_out = True
         self.signal.set("timeout")
         if self.job.signature.is_async and not self.steps.bodies and self.task is not None:
@@ -198,7 +214,7 @@ class Execution:
             finally:
                 self._close()
 
-        self.worker.spawn(end())
+        self._left = self.worker.spawn(end())
 
     def _too_late(self) -> Outcome:
         now = self.engine.clock.now()
@@ -279,7 +295,7 @@ class Execution:
             attempt=self.row.attempt + transition.attempt,
             run_at=ended.at + outcome.delay if outcome.delay else self.row.run_at,
             output=outcome.output,
-            error=outcome.error,
+            error=None if outcome.error is None else marked(outcome.error),
             error_type=outcome.error_type,
             crashes=0 if self.steps.moved_on else self.row.crashes,
             progress=self.notes.last_progress or self.row.progress,

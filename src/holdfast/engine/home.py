@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from ..basis.errors import StoreClosed
 from ..commit.reply import LazyReply, Reply, answer
 
 T = TypeVar("T")
@@ -47,9 +48,10 @@ class Home:
 
     def call(self, what: str, coroutine: Callable[[], Coroutine[Any, Any, T]]) -> Reply[T]:
         """What the coroutine returns. It starts when the reply is asked."""
-        return LazyReply(what, lambda reply: self._start(coroutine, reply))
+        return LazyReply(what, lambda reply: self.begin(coroutine, reply))
 
-    def _start(self, coroutine: Callable[[], Coroutine[Any, Any, T]], reply: Reply[T]) -> None:
+    def begin(self, coroutine: Callable[[], Coroutine[Any, Any, T]], reply: Reply[T]) -> None:
+        """Answer the reply with what the coroutine returns, which starts now."""
         running = asyncio._get_running_loop()
         if running is self.loop:
             self._spawn(coroutine, reply)
@@ -110,6 +112,10 @@ class Home:
 async def _answering(coroutine: Callable[[], Coroutine[Any, Any, T]], reply: Reply[T]) -> None:
     try:
         value = await coroutine()
+    except asyncio.CancelledError:
+        # Of this loop's tasks, because it ends. Nobody has cancelled whoever waits, perhaps in another one.
+        answer([(reply, None, StoreClosed("The app was stopped, or its event loop closed, before this was done."))])
+        raise
     except BaseException as error:
         answer([(reply, None, error)])
         if not isinstance(error, Exception):

@@ -36,18 +36,18 @@ class Limits(NamedTuple):
             row.attempt,
         )
 
-    def seconds_left(self, now: int) -> float | None:
-        """How long this attempt may run from now on; None for as long as it takes."""
+    def micros_left(self, now: int, used: int) -> int | None:
+        """How long this attempt, which has run for `used`, may go on from now; None for as long as it takes."""
         left = None if self.deadline_at is None else self.deadline_at - now
         if self.timeout is not None:
-            left = self.timeout if left is None else min(left, self.timeout)
-        return None if left is None else max(0.0, left / 1e6)
+            left = self.timeout - used if left is None else min(left, self.timeout - used)
+        return None if left is None else max(0, left)
 
     def timed_out(self, now: int) -> Outcome:
         """What the run comes to when that time is over."""
-        if self.deadline_at is not None and now >= self.deadline_at:
+        if self.timeout is None or (self.deadline_at is not None and now >= self.deadline_at):
             return Outcome(Cause.TIME_OUT, error="The run did not end before its deadline", error_type="TimedOut")
-        seconds = (self.timeout or 0) / 1e6
+        seconds = self.timeout / 1e6
         return Outcome(Cause.TIME_OUT, error=f"The attempt took longer than {seconds:g} s", error_type="TimedOut")
 
     def after(self, outcome: Outcome, error: BaseException | None, now: int, chance: Chance) -> Outcome:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
 
 from ..basis.errors import StoreUnavailable, ValidationError
-from ..basis.text import LONGEST, clean
-from ..basis.values import shape_of
+from ..basis.text import clean, fit
+from ..basis.values import plain, shape_of
+from ..commit.reply import may_wait
 from ..commit.ticket import Ticket
 from ..model.step import LogRow, ProgressRow
 from ..store.base import LogSave, ProgressSave
@@ -19,8 +21,16 @@ from .context import current_step
 if TYPE_CHECKING:
     from .execution import Execution
 
+#: Lines of a run that are on their way. Beyond that the writing code waits.
+_MOST_UNSAVED = 1000
+#: Seconds that it waits for a database in trouble, and between two reports of what was dropped then.
+_PATIENCE = 5.0
+_SAY_AGAIN = 1.0
+
 _LONGEST_MESSAGE = 1024
 _LONGEST_VALUE = 4096
+_SHORTEST_VALUE = 64
+_LEFT_OUT = '{"…":"left out: longer than max_log_bytes"}'
 _MOST_VALUES = 100
 
 
@@ -33,7 +43,11 @@ class Notes:
         self._progress: ProgressRow | None = None
         self._sent: ProgressRow | None = None
         self._sending: Ticket[None] | None = None
+        self._unsealed: deque[LogRow] = deque()
         self._lines: deque[Ticket[None]] = deque()
+        self._impatient = False
+        self._dropped = 0
+        self._said_at: float | None = None
 
     # -- progress ----------------------------------------------------------------------------------------------
 
@@ -50,7 +64,7 @@ class Notes:
             return
         row = execution.row
         self._progress = ProgressRow(row.id, row.generation, to_json(told).decode())
-        if self._hub.hears("run:progress"):
+        if self._hub.hears("run:progress", row.id):
             self._hub.tell("run:progress", row, progress=told)
         if self._sending is None or self._sending.done():
             self._join(self._unsent_progress())
@@ -80,12 +94,75 @@ class Notes:
         if execution.is_over:
             return
         run, now = execution.row, execution.engine.clock.now()
-        step_name, text = current_step.get(), clean(message)
-        row = LogRow(0, run.id, run.generation, step_name, level, text, _kept(data), now)
-        self._join([self._line(LogSave(execution.lease.owner, row))])
+        step_name = current_step.get()
+        text, kept = _within(message, data, execution.engine.options.max_log_bytes)
+        if len(self._lines) < _MOST_UNSAVED or self._has_room():
+            self._unsealed.append(LogRow(0, run.id, run.generation, step_name, level, text, kept, now))
+            try:
+                self._seal_lines()
+            except StoreUnavailable as error:  # a line is not worth to stop for: its step waits until it is sealed
+                self._keep_unsealed(error)
         self._forget_saved()
-        if self._hub.hears("log:write"):
-            self._hub.tell("log:write", run, level=level, message=text, data=data, step_name=step_name)
+        if self._hub.hears("log:write", run.id):
+            more = {} if kept is None else {"data": plain(kept)}
+            self._hub.tell("log:write", run, level=level, message=text, step_name=step_name, **more)
+
+    def _seal_lines(self) -> None:
+        """Send what was written. `StoreUnavailable` if the codec can't seal it now: then it is kept."""
+        if not self._unsealed:
+            return
+        payloads, owner = self._execution.engine.payloads, self._execution.lease.owner
+        with contextlib.suppress(IndexError):  # there is none left, or another thread was faster
+            while True:
+                row = self._unsealed.popleft()
+                try:
+                    sealed = row._replace(message=payloads.seal(row.message), data=payloads.seal_some(row.data))
+                except StoreUnavailable:
+                    self._unsealed.appendleft(row)
+                    raise
+                self._join([self._line(LogSave(owner, sealed))])
+
+    def _keep_unsealed(self, error: StoreUnavailable) -> None:
+        if len(self._unsealed) == 1:
+            self._hub.report(error, "log", self._execution.row.id)
+        elif len(self._unsealed) > _MOST_UNSAVED:
+            self._unsealed.popleft()
+            self._dropped += 1
+
+    def _has_room(self) -> bool:
+        """Whether there is room for another line: wait until half of those that are on their way are saved.
+
+        Whoever writes lines faster than the disk takes them must be slowed down, or memory would be the limit. Blocking
+        here is safe, also in the loop's thread: the committing thread is another one. With a database in trouble lines
+        are dropped after `_PATIENCE`, and counted, until it takes some again.
+        """
+        engine = self._execution.engine
+        engine.committer.hand_over()
+        self._join(self.resent())
+        self._forget_saved()
+        if len(self._lines) >= _MOST_UNSAVED and not self._impatient and may_wait():
+            saved = threading.Event()
+            with contextlib.suppress(IndexError):  # another thread was faster
+                half = self._lines[len(self._lines) // 2]
+                if half._subscribe(saved.set):
+                    engine.clock.wait(saved, _PATIENCE)
+                    half._unsubscribe(saved.set)
+            self._forget_saved()
+        self._impatient = len(self._lines) >= _MOST_UNSAVED
+        if self._impatient:
+            self._dropped += 1
+            now = engine.clock.steady()
+            if self._said_at is None or now - self._said_at >= _SAY_AGAIN:
+                self._said_at = now
+                self._say_dropped()
+        return not self._impatient
+
+    def _say_dropped(self) -> None:
+        if self._dropped:
+            many, self._dropped = self._dropped, 0
+            lines = "line was" if many == 1 else "lines were"
+            text = f"The database takes no log lines: {many} {lines} dropped"
+            self._hub.report(text, "log", self._execution.row.id)
 
     def _line(self, save: LogSave) -> Ticket[None]:
         ticket: Ticket[None] = Ticket("save_logs", save, weight=len(save.line.message) + len(save.line.data or ""))
@@ -120,8 +197,25 @@ class Notes:
         return again
 
     def pending(self) -> list[Ticket[Any]]:
-        """What must go before a checkpoint or the end of the run: after that it would be lost, or refused."""
+        """What must go before a checkpoint or the end of the run: after that it would be lost, or refused.
+
+        Called once that itself is sealed.
+        """
+        try:
+            self._seal_lines()
+        except StoreUnavailable as error:
+            # The codec has just sealed what they belong to: these it does not take.
+            self._dropped += len(self._unsealed)
+            self._unsealed.clear()
+            self._hub.report(error, "log", self._execution.row.id)
+        self._say_dropped()
         return [*self.resent(), *self._unsent_progress()]
+
+    def before_a_thread(self) -> None:
+        """Another thread will go on: what was said in this loop must be in the line before what is said there."""
+        with contextlib.suppress(IndexError):  # there is none, or another thread was faster
+            if not self._lines[-1].done():
+                self._execution.engine.committer.hand_over()
 
     def _join(self, tickets: list[Ticket[Any]]) -> None:
         if tickets:
@@ -141,17 +235,32 @@ def _told(current: Any, total: Any, message: Any) -> dict[str, Any]:
     return told
 
 
-def _kept(data: dict[str, Any]) -> str | None:
+def _within(message: str, data: dict[str, Any], limit: int) -> tuple[str, str | None]:
+    """What is kept of a line: at most so many bytes together, with a mark where something is missing."""
+    text, kept = fit(message, limit), _kept(data, limit)
+    if kept is not None and len(text.encode()) + len(kept.encode()) > limit:
+        # The message keeps at least a half.
+        text = fit(message, max(limit // 2, limit - len(kept.encode())))
+        kept = _kept(data, limit - len(text.encode()))
+    return text, kept
+
+
+def _kept(data: dict[str, Any], room: int) -> str | None:
     if not data:
         return None
     try:
         text = shape_of().keep(data, "log").text
-        if len(text) <= LONGEST:
+        if len(text.encode()) <= room:
             return text
     except Exception:  # not a value that we can keep: what it looks like will do
         pass
-    some = [*data.items()][:_MOST_VALUES]
-    return to_json({clean(key, 255): clean(_shown(value), _LONGEST_VALUE) for key, value in some}).decode()
+    some, longest = [*data.items()][:_MOST_VALUES], _LONGEST_VALUE
+    while longest >= _SHORTEST_VALUE:
+        cut = to_json({clean(key, 255): fit(_shown(value), longest) for key, value in some})
+        if len(cut) <= room:
+            return cut.decode()
+        longest //= 4
+    return _LEFT_OUT if len(_LEFT_OUT.encode()) <= room else None
 
 
 def _shown(value: Any) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..basis.errors import DefinitionError, NotFoundError, ValidationError
 from ..basis.text import shown, storable
+from ..model.retry import Retry
 from .schema import Signature
 
 #: Names go into URLs, files and terminals: what they may hold is the same everywhere.
@@ -32,6 +33,15 @@ class JobDefinition:
     queue: str = "default"
     priority: int = 0
     labels: Mapping[str, str] = field(default_factory=dict)
+    limit: int | None = None
+    """Leased runs of it in the whole database at once."""
+    retry: Retry | None = None
+    timeout: int | None = None
+    """Microseconds that one attempt may run."""
+    deadline: int | None = None
+    """Microseconds from the trigger to the end."""
+    validate: Callable[..., Any] | None = None
+    """Its own check of the input. See `validation`."""
 
     @property
     def origin(self) -> tuple[str, str]:
@@ -85,6 +95,10 @@ class Registry:
 
     def names(self) -> tuple[str, ...]:
         return tuple(self._by_name)
+
+    def limits(self) -> tuple[tuple[str, int], ...]:
+        """The jobs that have a limit, with it."""
+        return tuple((name, job.limit) for name, job in self._by_name.items() if job.limit is not None)
 
     def keys(self) -> tuple[str, ...]:
         return tuple(self._by_key)

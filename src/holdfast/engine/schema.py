@@ -161,7 +161,7 @@ class Signature:
                 raise self._refused(
                     f"{parameter.name!r} has Field(...) as its default: write Annotated[<type>, Field(...)] = <default>"
                 )
-        if len(annotations) == 1 and _is_model(annotations[0]):
+        if len(annotations) == 1 and is_model(annotations[0]):
             return _SingleModel(self._name, self._parameters[0], annotations[0])
         return _Parameters(self._name, self._parameters, annotations)
 
@@ -352,10 +352,10 @@ def _is_step(annotation: Any, step_types: tuple[type, type]) -> type | None:
     return annotation if isinstance(annotation, type) and issubclass(annotation, step_types) else None
 
 
-def _is_model(annotation: Any) -> bool:
+def is_model(annotation: Any) -> bool:
     """Whether this is written as a JSON object of its own fields."""
     if get_origin(annotation) is Annotated:
-        return _is_model(get_args(annotation)[0])
+        return is_model(get_args(annotation)[0])
     kind = get_origin(annotation) or annotation
     if is_typeddict(kind):
         return True

@@ -218,7 +218,8 @@ class Steps:
         return delay
 
     def _saving_try(self, attempt: Attempt, result: _Result) -> list[Ticket[Any]]:
-        return [*self._execution.notes.pending(), attempt.ended(result.row.completed_at, result.raised)]
+        ended = attempt.ended(result.row.completed_at, result.raised)
+        return [*self._execution.notes.pending(), ended]
 
     def _still_counts(self, opened: _Opened) -> None:
         """Unwind if what the body came to is of no use any more."""
@@ -270,7 +271,9 @@ class Steps:
     def _saving(self, result: _Result, attempt: Attempt) -> list[Ticket[Any]]:
         row, execution = result.row, self._execution
         seal = self._engine.payloads.seal_some
-        sealed = row._replace(output=seal(row.output), error=seal(row.error))
+        output, error = seal(row.output), seal(row.error)
+        # Without a codec they are what they were, and every step pays for a copy.
+        sealed = row if output is row.output and error is row.error else row._replace(output=output, error=error)
         ticket: Ticket[bool] = Ticket(
             "save_steps",
             StepSave(execution.lease.owner, sealed, not self.moved_on),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..basis.errors import ConflictError, StoreClosed
+from ..basis.errors import ConflictError
 from ..basis.values import plain
 from ..commit.forks import inside
 from ..commit.lent import lent
@@ -69,7 +69,8 @@ class Triggering:
         They are there for others when the caller commits, and only then: nobody is told before, and nobody knows when.
         """
         engine = self._engine
-        engine.may_trigger()
+        if (refusal := engine.refusal()) is not None:
+            raise refusal
         runs = [self._sealed(self._numbered(new)) for new in news]
         reply: Reply[T] = Reply(f"trigger of {len(runs)} runs", convert)
         with inside:
@@ -97,10 +98,8 @@ class Triggering:
         return new._replace(input=payloads.seal(new.input), codec=payloads.codec)
 
     def _join(self, ticket: Ticket[Any]) -> None:
-        try:
-            self._engine.may_trigger()
-        except StoreClosed as error:
-            answer([(ticket, None, error)])
+        if (refusal := self._engine.refusal()) is not None:
+            answer([(ticket, None, refusal)])
             return
         # A run must not be refused for what the line holds: its own steps wait in it.
         # Inline, a sync job blocks the loop that would hand it over: it is served here and now.

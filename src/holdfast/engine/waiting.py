@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..basis.errors import HoldfastError, WouldDeadlock
 from ..basis.text import shown
+from ..commit.lent import lent
 from ..commit.reply import LazyReply, Reply, _running_loop, answer
 from ..model.event import Event
 from .context import current
@@ -113,6 +114,10 @@ class RunReply(LazyReply[T]):
                 if not self.done() and self._turn_the_loop(limit):
                     limit = 0
             return super().wait(limit)
+
+    def _refuse_to_block(self) -> None:
+        super()._refuse_to_block()
+        lent.refuse_to_block(self._what)
 
     def _turn_the_loop(self, limit: float | None) -> bool:
         """Inline nothing runs while this thread blocks, so let the started worker have it; there may be none."""

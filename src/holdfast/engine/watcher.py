@@ -48,6 +48,8 @@ class Watcher:
         """What the worker could claim now; None if it could take nothing."""
         self.found: Callable[[], None] = lambda: None
         """There is something to claim."""
+        self.follow: Callable[[Any], bool] = lambda _: False
+        """Look for those who subscribed to runs; whether there is more to look at soon."""
         self.checks: int = 0
 
     def start(self) -> None:
@@ -89,6 +91,7 @@ class Watcher:
                     if connection is None:
                         connection = self._store.connect(read_only=True)
                         mark = None
+                    self._store.confirm(connection)
                     seen = self._store.change_mark(connection)
                 self.checks += 1
                 if seen != mark or seen is None or self._again:
@@ -121,6 +124,9 @@ class Watcher:
             for holder in holders:
                 if holder.lease in lost:
                     holder.lease_lost(lost[holder.lease])
+        # Before those who wait for ends: what led to an end is told first.
+        if self.follow(connection):
+            self._again = True
         if awaited := self._hub.awaited:
             # Of those that still run nothing else is read: there may be thousands, and large.
             ended = self._store.ended(connection, awaited)

@@ -3,6 +3,8 @@
 It lives in one event loop. When a slot gets free, the next claim joins the line in the same tick as the end of the run
 that freed it, so that both share a round. While nothing is to be had it sleeps, until somebody triggers a run here,
 the watcher sees that another process did, a delayed run is due, or the polling interval is over.
+
+Long because claiming, executing, resting and stopping are one story about the same slots.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from ..basis.clock import Timer
+from ..basis.clock import Timer, to_datetime
 from ..basis.errors import StoreClosed, StoreError
 from ..commit.ticket import Ticket
 from ..model.run import RunRow
@@ -19,6 +21,7 @@ from ..rules.lifecycle import TABLE, Cause
 from ..store.base import Claimed, ClaimOrder, Ended, Ending, Lease, Recall, Sweep
 from .execution import Execution
 from .leases import Judge
+from .maintenance import Maintenance
 from .signals import AbortSignal
 
 if TYPE_CHECKING:
@@ -40,6 +43,7 @@ class Worker:
         self._executing: dict[str, Execution] = {}
         self._slots = engine.options.concurrency
         self._abandoned = 0
+        self._left: set[asyncio.Task[Any]] = set()
         self._claiming = False
         self._claims = 0
         self._filling = False
@@ -54,6 +58,7 @@ class Worker:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._quiet: asyncio.Event = asyncio.Event()
         self._judge = Judge(engine.clock, engine.options.lease)
+        self._maintenance = Maintenance(engine, self.is_idle)
 
     # -- running -----------------------------------------------------------------------------------------------
 
@@ -116,7 +121,8 @@ class Worker:
         if limit <= 0 or not jobs:
             return None
         lease = round(engine.options.lease * 1_000_000)
-        return ClaimOrder(engine.identity, limit, lease, jobs, engine.options.queues)
+        limits = engine.registry.limits()
+        return ClaimOrder(engine.identity, limit, lease, jobs, engine.options.queues, limits=limits)
 
     def _fill_soon(self) -> None:
         if not self._filling:
@@ -199,8 +205,14 @@ class Worker:
         self._not_before = 0.0  # a timer may come a little early by another clock
         self._fill_soon()
 
+    def is_idle(self) -> bool:
+        """Whether nothing is executing here, and more may come."""
+        return not self._executing and not self._stopping
+
     def _sleep_until(self, due: int | None, seen: int) -> None:
         self._asleep = True
+        if self.is_idle() and self._maintenance.is_due():
+            self.spawn(self._maintenance.idle())
         if self._news != seen:
             # Somebody had news just before we were asleep, and woke nobody.
             self._fill_soon()
@@ -226,6 +238,10 @@ class Worker:
         execution.task.add_done_callback(self._tasks.discard)
         return execution
 
+    def hand_back(self, lease: Lease) -> None:
+        """Give a lease back that nobody executes under any more."""
+        self.spawn(self._release(lease))
+
     async def _hand_back(self, row: RunRow) -> None:
         await self._release(Lease(row.id, row.generation, row.lease_owner or ""))
 
@@ -245,6 +261,9 @@ class Worker:
             return
         execution.slot_free = True
         self._slots += 1
+        if self._claiming and self.engine.makes_way(execution.row):
+            # The claim that is under way may come before the end that is written now.
+            self._news += 1
         if self.running and not self._stopping:
             self._fill_soon()
 
@@ -266,17 +285,36 @@ class Worker:
             return
         execution.abandoned = True
         self._abandoned += 1
-        left = 2 * self.engine.options.concurrency - self._abandoned
         text = f"Run {execution.row.id} was told to stop ({execution.signal.reason}) and did not"
-        if left <= 0:
-            text += f". {self._abandoned} functions are stuck: this worker takes no more runs until some of them return"
-        self.engine.hub.report(text, "abandoned", execution.row.id)
+        self.engine.hub.report(self._with_count(text), "abandoned", execution.row.id)
         self.freed(execution)
+
+    def leave_behind(self, body: asyncio.Task[Any], text: str, execution: Execution) -> None:
+        """A step's body that does not come back after it was told to: its run goes on without it."""
+        self._abandoned += 1
+        self._left.add(body)
+        self.engine.hub.report(self._with_count(text), "abandoned", execution.row.id)
+        body.add_done_callback(self._came_back)
+
+    def _came_back(self, body: asyncio.Task[Any]) -> None:
+        self._left.discard(body)
+        self._abandoned -= 1
+        self._fill_soon()
+
+    def _with_count(self, text: str) -> str:
+        if self._abandoned < 2 * self.engine.options.concurrency:
+            return text
+        stuck = f"{self._abandoned} functions are stuck"
+        return f"{text}. {stuck}: this worker takes no more runs until some of them return"
 
     def ended(self, row: RunRow) -> None:
         """A run that was executed here has ended, durably (or is pending again)."""
         hub = self.engine.hub
         if row.completed_at is None:
+            self.wake()  # a claim that was under way knows nothing of it, nor when it is due
+            if row.error is not None and hub.hears("run:retry", row.id):
+                at, error = to_datetime(row.run_at), self.engine.payloads.shown_text(row.error)
+                hub.tell("run:retry", row, error=error, error_type=row.error_type, attempt=row.attempt, run_at=at)
             return
         if hub.is_awaited(row.id):
             if row.generation == 1:
@@ -318,18 +356,33 @@ class Worker:
             if len(rows) == sweep.limit:
                 self.in_loop(self._sweep)  # there may be more
 
+        def passed(rows: list[RunRow]) -> None:
+            """In the committing thread."""
+            self.engine.ended_elsewhere(rows)
+            if len(rows) == sweep.limit:
+                self.in_loop(self._sweep)
+
         expire = _unasked("expire", sweep)
         expire.then = expired
-        return [*self.engine.keeper.renewals(), expire]
+        deadlines = _unasked("pass_deadlines", sweep.limit)
+        deadlines.then = passed
+        return [*self.engine.keeper.renewals(), expire, deadlines]
 
     # -- one by one --------------------------------------------------------------------------------------------
+
+    async def process_one(self) -> bool:
+        """Claim one run and execute it; False if there was none. Nothing else: no maintenance."""
+        return not self._stopping and await self._process_next()
 
     async def process(self, max_runs: float, max_seconds: float) -> int:
         """Claim and execute one run after another, until there is none, or enough; how many."""
         began = self.engine.clock.steady()
         done = 0
         while done < max_runs and (done == 0 or self.engine.clock.steady() - began < max_seconds):
+            if self._stopping:
+                break
             if not await self._process_next():
+                await self._maintenance.idle()
                 break
             done += 1
         return done
@@ -340,7 +393,8 @@ class Worker:
             return False
         asked = self.engine.clock.steady()
         self.engine.committer.join(*self.sweep_tickets(), pass_always=True)
-        claimed = await self._claimed(self._claim(order))
+        # A task of the worker's: a stop lets it come to its end, and hands back what it gets.
+        claimed = await self.spawn(self._claimed(self._claim(order)))
         for row in claimed.runs:
             execution = self._begin(row, claimed, asked)
             if execution is not None and execution.task is not None:
@@ -362,6 +416,7 @@ class Worker:
         for execution in left:
             execution.abort("shutdown")
         await asyncio.gather(*[self._release(execution.lease) for execution in left])
+        await self._maintenance.left()
         for execution in left:
             if execution.task is not None and execution.job.signature.is_async:
                 execution.task.cancel()

@@ -28,6 +28,12 @@ class Options:
     max_input_bytes: int = 1 << 20
     max_output_bytes: int = 1 << 20
     """Of a step, and of a job."""
+    max_log_bytes: int = 1 << 16
+    """Of a log line, its message and its data together; what is longer is cut."""
+    retain_runs: float | None = None
+    """How long ended runs are kept; None: for ever."""
+    preserve_steps: bool = False
+    """Keep the outputs of steps for as long as the run; otherwise they are dropped an hour after its end."""
     strict: bool = False
     """Raise `StepChanged` when a saved step is called with other arguments, instead of reporting it once; compare every
     value with what comes back, however large."""
@@ -39,7 +45,7 @@ class Options:
             raise ValidationError(f"concurrency: {shown(self.concurrency)} must be a whole number from 1 to 1000.")
         if type(self.max_crashes) is not int or self.max_crashes < 1:
             raise ValidationError(f"max_crashes: {shown(self.max_crashes)} must be a whole number above 0.")
-        for name in ("max_input_bytes", "max_output_bytes"):
+        for name in ("max_input_bytes", "max_output_bytes", "max_log_bytes"):
             size = getattr(self, name)
             if type(size) is not int or size < 1:
                 raise ValidationError(f"{name}: {shown(size)} must be a whole number of bytes above 0.")

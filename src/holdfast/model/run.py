@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple, TypeAlias
 from pydantic_core import from_json
 
 Disposition: TypeAlias = Literal["created", "idempotent", "coalesced"]
+Coalesce: TypeAlias = Literal["skip", "active"]
 
 
 class RunStatus(StrEnum):
@@ -76,6 +77,8 @@ class RunRow(NamedTuple):
     updated_at: int
     started_at: int | None
     completed_at: int | None
+    timeout: int | None
+    retry: str | None
     deadline_at: int | None
     parent_id: str | None
     root_id: str | None
@@ -118,6 +121,14 @@ class NewRun(NamedTuple):
     tenant: str = ""
     codec: str | None = None
     trace: str | None = None
+    timeout: int | None = None
+    """Microseconds of one attempt, where they differ from the job's."""
+    retry: str | None = None
+    """As JSON, where it differs from the job's."""
+    deadline: int | None = None
+    """Microseconds from the database's now until it must have ended."""
+    coalesce: Coalesce | None = None
+    """Which run of its concurrency key may be the answer instead of a new one. None: a refusal."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,31 @@ class StepRow(NamedTuple):
     completed_at: int
 
 
+class AttemptRow(NamedTuple):
+    """One try of a step. The order of the fields is the order of every select."""
+
+    run_id: str
+    name: str
+    occurrence: int
+    run_attempt: int
+    number: int
+    """How many tries had failed before, within the run's attempt."""
+    position: int
+    generation: int
+    started_at: int
+    ended_at: int | None = None
+    error: str | None = None
+    live: bool = False
+    """Only when read: the execution that wrote it still has the run."""
+
+
+class Tries(NamedTuple):
+    """What became of a step's tries before: how many have failed, and when the last one did."""
+
+    failed: int
+    last_at: int
+
+
 class LogRow(NamedTuple):
     """One line that a run wrote. `id` is 0 until it is stored; ids grow in the order of writing."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from .base import Store, Tx
 
@@ -59,4 +59,5 @@ def serialised(kind: type[S]) -> type[S]:
             self._free()
 
     OneAtATime.__name__, OneAtATime.__qualname__ = kind.__name__, kind.__qualname__
-    return OneAtATime
+    made: Any = OneAtATime  # type checkers differ about a class that is made of an argument
+    return cast("type[S]", made)

@@ -10,6 +10,7 @@ from ..basis.clock import from_datetime
 from ..basis.durations import Duration, micros
 from ..basis.errors import ValidationError
 from ..commit.reply import LazyReply, Reply, hand_on
+from ..engine.engine import Engine
 from ..engine.worker import Worker
 from ..job import Call, Job
 from ..run import Run, result
@@ -23,8 +24,8 @@ def app_for_tests(*jobs: Job[..., Any], clock: HandClock | None = None, **option
     """An app on a temporary database, with its tables, ready to use: nothing runs but by `drain` or `process_one`.
 
     It has a `HandClock` and is strict: a saved step that is called otherwise, or a value that does not come back equal
-    however large it is, is an error. `options` are those of `Holdfast`. Reach the jobs as `app.jobs.<name>`. Stop it,
-    or use it as a context manager, to remove the database.
+    however large it is, is an error. The rest between two tries of a step passes by itself. `options` are those of
+    `Holdfast`. Reach the jobs as `app.jobs.<name>`. Stop it, or use it as a context manager, to remove the database.
     """
     given: tuple[Any, ...] = jobs  # what is no job `Holdfast` refuses, with a better word
     definitions = [job._definition for job in given if isinstance(job, Job)]
@@ -33,7 +34,22 @@ def app_for_tests(*jobs: Job[..., Any], clock: HandClock | None = None, **option
     app = Holdfast(settings.pop("url", "sqlite://"), jobs=jobs, clock=clock or HandClock(), **settings)
     # Some milliseconds that block, so that sync and async tests get the same app.
     app._migrate()
+    skip_rests(app._engine)
     return app
+
+
+def skip_rests(engine: Engine) -> None:
+    """With a `HandClock`, let the rest between two tries of a step pass at once: nobody else would turn the clock."""
+    clock = engine.clock
+    if not isinstance(clock, HandClock):
+        return
+
+    def pass_time(seconds: float) -> None:
+        for holder in engine.keeper.held:
+            holder.deadline += seconds  # as if it had been renewed all the time
+        clock.advance(seconds)
+
+    engine.pass_time = pass_time
 
 
 def drain(app: Holdfast, *, until: Duration | datetime | None = None) -> Reply[int]:

@@ -16,6 +16,9 @@ from __future__ import annotations
 from .contract.claiming import ClaimContract
 from .contract.database import DatabaseContract
 from .contract.ending import EndingContract
+from .contract.following import FollowingContract
+from .contract.forgetting import ForgettingContract
+from .contract.keys import KeyContract
 from .contract.leases import LeaseContract
 from .contract.listing import ListingContract
 from .contract.steps import StepContract
@@ -28,9 +31,12 @@ class StoreContract(
     DatabaseContract,
     TriggerContract,
     ClaimContract,
+    KeyContract,
     LeaseContract,
     StepContract,
     EndingContract,
+    ForgettingContract,
+    FollowingContract,
     ListingContract,
 ):
     """All promises of a store. A subclass says how to make one."""

@@ -27,7 +27,7 @@ from ..model.step import StepKey, StepRow
 from ..store.base import Ended, Ending, StepSave, Tx
 from ..store.sqlite import SqliteStore
 from .clock import HandClock
-from .kit import next_due
+from .kit import next_due, skip_rests
 
 Moment = Literal["before", "after"]
 _MINE = "crash_at_every_step"
@@ -201,6 +201,7 @@ def _moved(job: Job[..., Any], call: Call[Any], store: _Store, clock: HandClock,
     engine = Engine(store, clock, options, own_thread=True, own_store=True)
     engine.registry = _watched(before.registry, job.name, world)
     app._engine = engine
+    skip_rests(engine)
     return app
 
 
