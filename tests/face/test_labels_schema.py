@@ -417,12 +417,12 @@ def test_a_dataclass_or_typed_dict_that_says_nothing_refuses_unknown_labels(apps
 
 
 def test_a_dataclass_or_typed_dict_may_say_that_unknown_labels_are_fine(apps: Apps) -> None:
-    @pydantic.with_config(extra="ignore")
+    @pydantic.with_config(ConfigDict(extra="ignore"))
     @dataclass
     class Loose:
         tenant: str
 
-    @pydantic.with_config(extra="allow")
+    @pydantic.with_config(ConfigDict(extra="allow"))
     class Open(TypedDict):
         tenant: str
 

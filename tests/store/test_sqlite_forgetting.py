@@ -181,7 +181,7 @@ def instructions(connection: sqlite3.Connection, call: Callable[[], object]) -> 
 
 def many(connection: sqlite3.Connection, count: int, ended: int, *, kept: int) -> None:
     connection.execute(
-        "with recursive n(i) as (select 0 union all select i + 1 from n where i < ? - 1) "
+        "with recursive n(i) as (select 0 union all select i + 1 from n where i < ?1 - 1) "
         "insert into holdfast_runs (id, job_name, status, run_at, due, created_at, updated_at, completed_at, input, "
         "outputs_kept) select printf('%s%026d', ?2 || ?3, i), 'job', 'completed', 0, 1, 0, 0, ?2 + i, '1', ?3 from n",
         (count, ended, kept),

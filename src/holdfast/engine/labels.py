@@ -42,7 +42,7 @@ class LabelsSchema:
             if not _CAN_FORBID:
                 raise ValidationError(
                     f"labels_schema: {shown(schema)} must say what happens to unknown labels, e.g. by "
-                    '@pydantic.with_config(extra="forbid"); without that it needs Pydantic 2.12.'
+                    '@pydantic.with_config(ConfigDict(extra="forbid")); without that it needs Pydantic 2.12.'
                 )
             self._how["extra"] = "forbid"
 

@@ -22,6 +22,7 @@ from ..basis.values import shape_of
 from . import queries
 from .sqlite import SqliteStore
 from .sqlite_file import OLDEST, lenient
+from .sqlite_place import Connection
 
 _SQL = queries.Queries("sqlite", columns="", bare_columns="")
 
@@ -93,7 +94,7 @@ def _mode_in_header(path: str) -> str:
 
 def _open(path: str, *, immutable: bool) -> sqlite3.Connection:
     uri = f"{Path(path).as_uri()}?mode=ro{'&immutable=1' if immutable else ''}"
-    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5.0)
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5.0, factory=Connection)
     connection.text_factory = lenient
     connection.execute("pragma query_only = on")
     connection.execute("select count(*) from sqlite_master").fetchone()

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sqlite3
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..basis.errors import StoreUnavailable
@@ -26,15 +28,23 @@ class NumberedConnection(sqlite3.Connection):
     """
 
     def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
-        if parameters and "?1" in sql:
-            parameters = {str(number): value for number, value in enumerate(parameters, 1)}
-        return super().execute(sql, parameters)
+        return super().execute(sql, _by_number(parameters) if _NUMBERED.search(sql) else parameters)
+
+    def executemany(self, sql: str, parameters: Iterable[Any], /) -> sqlite3.Cursor:
+        return super().executemany(sql, map(_by_number, parameters) if _NUMBERED.search(sql) else parameters)
+
+
+_NUMBERED = re.compile(r"\?\d")
+
+
+def _by_number(parameters: Any) -> Any:
+    return {str(number): value for number, value in enumerate(parameters, 1)}
 
 
 if TYPE_CHECKING or not (3, 12) <= sys.version_info < (3, 12, 4):
-    _Connection = sqlite3.Connection
+    Connection = sqlite3.Connection
 else:
-    _Connection = NumberedConnection
+    Connection = NumberedConnection
 
 
 class Mark(NamedTuple):
@@ -44,7 +54,7 @@ class Mark(NamedTuple):
     inode: int
 
 
-class FileConnection(_Connection):
+class FileConnection(Connection):
     """A connection that knows which files it has open."""
 
     file: Mark | None = None
