@@ -768,7 +768,7 @@ def test_a_closed_event_loop_harms_nobody(threaded: Line) -> None:
         waiting.cancel()
         reply: Any = ticket
         # Somebody of this loop is still noted down as waiting when it closes.
-        reply._subscribe(committer_module.answer.__globals__["_LoopWaiter"](asyncio.get_running_loop()))
+        reply._subscribe(asyncio.get_running_loop().create_future())
         return ticket
 
     ticket = asyncio.run(leave())

@@ -24,13 +24,16 @@ from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic_core import from_json, to_json
 
 from .errors import DefinitionError, NotKept, Outdated
-from .exact import MISSING, Difference, difference
+from .exact import MISSING, Difference, difference, exact_json
 from .tagged import Unpackable, pack, unpack
 
 __all__ = ["COMPARED_BYTES", "MISSING", "Kept", "Shape", "plain", "problems", "shape_of", "why_no_schema"]
 
 #: Comparing costs as much as coding; above this only the type is compared (and always all in the testing kit).
 COMPARED_BYTES = 65536
+
+#: Annotations without anything to validate or convert, once the type is right.
+_SCALARS = (int, str, bool)
 
 _CONFIG = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", ser_json_inf_nan="strings")
 
@@ -182,6 +185,8 @@ class _Untyped:
     __slots__ = ()
 
     def keep(self, value: Any, compare_bytes: int | None) -> Kept:
+        if (exact := exact_json(value)) is not None:
+            return Kept(exact, value)
         # marshal refuses every class that is not built in, and in version 2 (without references and interning)
         # equal bytes mean equal types, values, order, signs and nans all the way down: an exact comparison in C.
         try:
@@ -217,9 +222,10 @@ class _Untyped:
 class _Typed:
     """Values of an annotation, read and written by Pydantic."""
 
-    __slots__ = ("_adapter", "_exact")
+    __slots__ = ("_adapter", "_exact", "_scalar")
 
     def __init__(self, annotation: Any) -> None:
+        self._scalar = annotation if type(annotation) is type and annotation in _SCALARS else None
         try:
             self._adapter = _adapter(annotation)
             self._exact = not _holds(self._adapter.core_schema, _INEXACT)
@@ -227,6 +233,8 @@ class _Typed:
             raise _no_schema(annotation, error) from error
 
     def keep(self, value: Any, compare_bytes: int | None) -> Kept:
+        if type(value) is self._scalar and (exact := exact_json(value)) is not None:
+            return Kept(exact, value)
         if self._exact:
             try:
                 text = self._adapter.serializer.to_json(value, by_alias=True, round_trip=True, warnings="error")

@@ -20,6 +20,8 @@ from ..basis.errors import WouldDeadlock
 
 T = TypeVar("T")
 Answer: TypeAlias = "tuple[Reply[Any], Any, BaseException | None]"
+#: Who waits for a reply: a task in its loop, by a future of that loop, or somebody who is called.
+_Waiter: TypeAlias = "asyncio.Future[None] | Callable[[], None]"
 
 _log = logging.getLogger("holdfast")
 _running_loop = asyncio._get_running_loop
@@ -80,7 +82,7 @@ class Reply(Generic[T]):
         self._convert = convert
         self._value: Any = None
         self._error: BaseException | None = None
-        self._waiters: list[Callable[[], None] | _LoopWaiter] | None = []  # None once answered
+        self._waiters: list[_Waiter] | None = []  # None once answered
         self._asked = False
 
     if not TYPE_CHECKING:  # type checkers must go on to refuse unknown attributes
@@ -99,12 +101,12 @@ class Reply(Generic[T]):
     def __await__(self) -> Generator[Any, None, T]:
         self._ask()
         if self._waiters is not None:
-            waiter = _LoopWaiter(asyncio.get_running_loop())
-            if self._subscribe(waiter):
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            if self._subscribe(future):
                 try:
-                    yield from waiter.future
+                    yield from future
                 except BaseException:  # cancelled: nobody waits here any more
-                    self._unsubscribe(waiter)
+                    self._unsubscribe(future)
                     raise
         return self._take()
 
@@ -176,7 +178,7 @@ class Reply(Generic[T]):
         if not self._subscribe(call):
             call()
 
-    def _settle(self, value: Any, error: BaseException | None) -> list[Callable[[], None] | _LoopWaiter]:
+    def _settle(self, value: Any, error: BaseException | None) -> list[_Waiter]:
         with _lock:
             waiters = self._waiters
             if waiters is None:
@@ -184,14 +186,14 @@ class Reply(Generic[T]):
             self._value, self._error, self._waiters = value, error, None
         return waiters
 
-    def _subscribe(self, waiter: Callable[[], None] | _LoopWaiter) -> bool:
+    def _subscribe(self, waiter: _Waiter) -> bool:
         with _lock:
             if self._waiters is None:
                 return False
             self._waiters.append(waiter)
             return True
 
-    def _unsubscribe(self, waiter: Callable[[], None] | _LoopWaiter) -> None:
+    def _unsubscribe(self, waiter: _Waiter) -> None:
         with _lock:
             if self._waiters is not None and waiter in self._waiters:
                 self._waiters.remove(waiter)
@@ -228,32 +230,22 @@ class LazyReply(Reply[T]):
                 answer([(self, None, error)])
 
 
-class _LoopWaiter:
-    """Where a task waits in its loop."""
-
-    __slots__ = ("future", "loop")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self.future: asyncio.Future[None] = loop.create_future()
-
-
-def _wake(waiters: list[_LoopWaiter]) -> None:
+def _wake(waiters: list[asyncio.Future[None]]) -> None:
     for waiter in waiters:
-        if not waiter.future.done():
-            waiter.future.set_result(None)
+        if not waiter.done():
+            waiter.set_result(None)
 
 
 def answer(answers: Iterable[Answer]) -> None:
     """Fill replies and wake who waits for them. Any thread; a reply that was answered before stays as it is."""
-    loops: dict[asyncio.AbstractEventLoop, list[_LoopWaiter]] = {}
+    loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
     calls: list[Callable[[], None]] = []
     for reply, value, error in answers:
         for waiter in reply._settle(value, error):
-            if isinstance(waiter, _LoopWaiter):
-                loops.setdefault(waiter.loop, []).append(waiter)
-            else:
+            if callable(waiter):
                 calls.append(waiter)
+            else:
+                loops.setdefault(waiter.get_loop(), []).append(waiter)
     for loop, waiters in loops.items():
         if loop is _running_loop():
             _wake(waiters)

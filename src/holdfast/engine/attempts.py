@@ -204,7 +204,7 @@ class Attempts:
         execution = self._execution
         execution.check()
         # While other steps of this run are under way they may come to an end, and this one to its next try.
-        if not over and execution.shutdown.aborted and not execution.steps.bodies:
+        if not over and execution.shutdown.aborted and not execution.bodies:
             # Whoever takes the run next has the rest of the delay before it.
             execution.hand_back()
             raise Unwind

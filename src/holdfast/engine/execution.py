@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..basis.clock import Timer, to_datetime
@@ -22,7 +22,7 @@ from ..basis.values import COMPARED_BYTES
 from ..commit.reply import Reply
 from ..commit.ticket import Ticket
 from ..model.run import RunRow, RunStatus
-from ..model.step import StepRow
+from ..model.step import StepKey, StepRow
 from ..rules.lifecycle import TABLE, Cause
 from ..store.base import Ended, Ending, Lease
 from .branches import Branches, here
@@ -49,6 +49,10 @@ _REST = 1_000_000
 _WHY: dict[str | None, str] = {RunStatus.CANCELLED: "cancelled", RunStatus.TIMED_OUT: "timeout"}
 
 
+#: What is made when it is first needed, is made once: a sync job may use several threads at once.
+_making = threading.RLock()
+
+
 class _NotNow(Exception):
     """Nothing has begun, and it can't now."""
 
@@ -72,8 +76,9 @@ class Execution:
         self.slot_free = False
         self.abandoned = False
         self.branches: Branches = Branches(row.id)
-        self.notes: Notes = Notes(self)
-        self.steps: Steps = Steps(self, steps)
+        self._saved = steps
+        self._steps: Steps | None = None
+        self._notes: Notes | None = None
         self.limits: Limits = NO_LIMITS
         self.timed_out: bool = False
         """The time of this attempt is over: all that is left is to write that."""
@@ -85,6 +90,39 @@ class Execution:
         self._ender: Any = None
         """The task that writes the end."""
         self._interrupted = False
+
+    @property
+    def steps(self) -> Steps:
+        """Its steps; made for the first one, so that runs without any don't pay for them."""
+        if (steps := self._steps) is None:
+            steps = self._made("_steps", lambda: Steps(self, self._saved))
+        return steps
+
+    @property
+    def notes(self) -> Notes:
+        """What it says of itself; made for the first word."""
+        if (notes := self._notes) is None:
+            notes = self._made("_notes", lambda: Notes(self))
+        return notes
+
+    def _made(self, name: str, make: Callable[[], Any]) -> Any:
+        with _making:
+            if getattr(self, name) is None:
+                setattr(self, name, make())
+            return getattr(self, name)
+
+    def pending_notes(self) -> list[Ticket[Any]]:
+        """What it has said and must go before what it writes now."""
+        return [] if self._notes is None else self._notes.pending()
+
+    @property
+    def has_lost_lines(self) -> bool:
+        return self._notes is not None and self._notes.has_lost
+
+    @property
+    def bodies(self) -> Collection[StepKey]:
+        """The steps whose functions are being called."""
+        return () if self._steps is None else self._steps.bodies
 
     # -- the run -----------------------------------------------------------------------------------------------
 
@@ -130,13 +168,14 @@ class Execution:
                 self.returned = True
                 for timer in self._timers:
                     timer.cancel()
-                self.steps.cancel_leftovers(but=self.task)
+                if self._steps is not None:
+                    self._steps.cancel_leftovers(but=self.task)
             if self.closed or self._ending_now:
                 return None
             if self.timed_out:
                 return self._too_late()
-            if self.steps.fatal is not None:
-                return outcome_of(self.steps.fatal)
+            if self._steps is not None and self._steps.fatal is not None:
+                return outcome_of(self._steps.fatal)
             kept = self.job.signature.output.keep(value, "Invalid output", compare_bytes=self.compare_bytes)
             return Outcome(Cause.COMPLETE, self.within_limit(kept.text, "Invalid output"))
         except _NotNow:
@@ -153,7 +192,7 @@ class Execution:
             if cancelled and self.task is not None and self.task.cancelling():
                 # Somebody outside cancels this process's work: that is no failure of the run.
                 return Outcome(Cause.RELEASE)
-            error = self.steps.fatal or error
+            error = (self._steps and self._steps.fatal) or error
             return self.limits.after(outcome_of(error), alone(error), self.engine.clock.now(), self.engine.chance)
 
     def _ends_us(self, error: BaseException) -> bool:
@@ -191,7 +230,7 @@ class Execution:
         """Tell the user's code. What waits outside of a step is interrupted; a body in flight has the grace."""
         self.timed_out = True
         self.signal.set("timeout")
-        if self.job.signature.is_async and not self.steps.bodies and self.task is not None:
+        if self.job.signature.is_async and not self.bodies and self.task is not None:
             self.task.cancel()
         grace = self.engine.options.cancel_grace
         self._timers.append(self.engine.clock.call_later(self.worker.loop, grace, self._leave))
@@ -257,7 +296,7 @@ class Execution:
             return
         self.engine.keeper.release(self)
         if ended.accepted:
-            self.worker.ended(self._ended_row(outcome, ended))
+            self.worker.ended(self, outcome, ended)
         elif ended.status not in _WHY and not self.closed:
             word = "completing" if outcome.cause is Cause.COMPLETE else "recording the end of"
             context = "run-completion" if outcome.cause is Cause.COMPLETE else "run-failure"
@@ -265,14 +304,14 @@ class Execution:
 
     async def _write_end(self, outcome: Outcome) -> Ended:
         try:
-            ended: Ended = await self.write(lambda: self._ending(outcome))
+            ended: Ended = await self.write(self._ending, outcome)
         except TROUBLE:
             raise
         except Exception as error:
             # The database refuses this very ending. A run must always be able to end.
             self.engine.hub.report(error, "run-completion", self.row.id)
             text = clean(f"The end of the run could not be saved: {error_text(error)}")
-            ended = await self.write(lambda: self._ending(Outcome(Cause.FAIL, error=text, error_type="NotKept")))
+            ended = await self.write(self._ending, Outcome(Cause.FAIL, error=text, error_type="NotKept"))
         return ended
 
     def _ending(self, outcome: Outcome) -> list[Ticket[Any]]:
@@ -281,11 +320,11 @@ class Execution:
         output, error = map(self.engine.payloads.seal_some, (outcome.output, outcome.error))
         ending = Ending(self.lease, transition, output, error, outcome.error_type, delay)
         what = f"the end of run {self.row.id}"
-        return [*self.notes.pending(), Ticket("finish", ending, what=what, weight=len(outcome.output or ""))]
+        return [*self.pending_notes(), Ticket("finish", ending, what=what, weight=len(outcome.output or ""))]
 
-    def _ended_row(self, outcome: Outcome, ended: Ended) -> RunRow:
+    def ended_row(self, outcome: Outcome, ended: Ended) -> RunRow:
         """The row as it stands now: nobody but us could change it."""
-        transition = TABLE[outcome.cause]
+        transition, steps, notes = TABLE[outcome.cause], self._steps, self._notes
         return self.row._replace(
             status=str(transition.target),
             lease_owner=None,
@@ -297,10 +336,10 @@ class Execution:
             output=outcome.output,
             error=None if outcome.error is None else marked(outcome.error),
             error_type=outcome.error_type,
-            crashes=0 if self.steps.moved_on else self.row.crashes,
-            progress=self.notes.last_progress or self.row.progress,
-            completed_step_count=self.steps.completed,
-            current_step_index=self.steps.last_position + 1,
+            crashes=0 if steps and steps.moved_on else self.row.crashes,
+            progress=(notes and notes.last_progress) or self.row.progress,
+            completed_step_count=steps.completed if steps else 0,
+            current_step_index=steps.last_position + 1 if steps else 0,
         )
 
     @property
@@ -394,7 +433,7 @@ class Execution:
         """
         if self.returned or self.task is None or self.task.done() or self.engine.worker is not self.worker:
             return
-        waits = self.job.signature.is_async and not self.steps.bodies
+        waits = self.job.signature.is_async and not self.bodies
         if self._interrupted or not waits:
             self.worker.abandon(self)
         if waits:
@@ -405,15 +444,15 @@ class Execution:
 
     # -- writing -----------------------------------------------------------------------------------------------
 
-    async def write(self, make: Callable[[], Sequence[Ticket[Any]]]) -> Any:
-        """The answer to the last of the tickets; tried for as long as it takes, or until the lease is over.
+    async def write(self, make: Callable[..., Sequence[Ticket[Any]]], *what: Any) -> Any:
+        """The answer to the last of the tickets that `make(*what)` gives.
 
-        What is done must not be lost to a locked file.
+        Tried for as long as it takes, or until the lease is over: what is done must not be lost to a locked file.
         """
         pause = FIRST_PAUSE
         while True:
             try:
-                if not (tickets := make()):
+                if not (tickets := make(*what)):
                     return None
                 self.engine.committer.join(*tickets, pass_always=True)
                 return await tickets[-1]
@@ -422,12 +461,12 @@ class Execution:
             await self.worker.pause(pause)
             pause = longer(pause)
 
-    def write_sync(self, make: Callable[[], Sequence[Ticket[Any]]]) -> Any:
+    def write_sync(self, make: Callable[..., Sequence[Ticket[Any]]], *what: Any) -> Any:
         """The same, blocking."""
         pause = FIRST_PAUSE
         while True:
             try:
-                if not (tickets := make()):
+                if not (tickets := make(*what)):
                     return None
                 self.engine.committer.join(*tickets, pass_always=True, at_once=True)
                 return tickets[-1].wait()

@@ -43,6 +43,8 @@ _LAST_WORDS = 5.0
 _SAY_AGAIN = 1.0
 
 _OURS = ("run", "step", "log", "worker")
+#: What the end of an execution is told as.
+_ENDS = ("run:complete", "run:fail", "run:cancel", "run:retry")
 _OWN_NAME = re.compile(r"[A-Za-z][\w.-]{0,99}(:[\w.-]{1,100}){1,5}", re.ASCII)
 
 
@@ -110,6 +112,11 @@ class Hub:
             return True
         followed = self.followed
         return bool(followed) and (run_id is None or run_id in followed)
+
+    def hears_ends(self, run_id: str) -> bool:
+        """The same of the events that an execution may end with."""
+        listeners = self._listeners
+        return run_id in self.followed or (bool(listeners) and any(listeners.get(type) for type in _ENDS))
 
     def tell(self, type: str, run: RunRow | None = None, /, **data: Any) -> None:
         """Emit an event, from any thread; returns at once."""

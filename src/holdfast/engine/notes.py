@@ -171,6 +171,8 @@ class Notes:
         return ticket
 
     def _forget_saved(self) -> None:
+        if not self._lines:
+            return  # most steps say nothing
         with contextlib.suppress(IndexError):  # another thread was faster
             while self._lines[0].done() and self._lines[0]._error is None:
                 self._lines.popleft()
@@ -179,7 +181,7 @@ class Notes:
     def has_lost(self) -> bool:
         """Whether lines were refused by a database in trouble."""
         self._forget_saved()
-        return any(ticket._error is not None for ticket in list(self._lines))
+        return bool(self._lines) and any(ticket._error is not None for ticket in list(self._lines))
 
     def resent(self) -> list[Ticket[Any]]:
         """The lines that a database in trouble has refused, to be sent again."""
@@ -201,6 +203,8 @@ class Notes:
 
         Called once that itself is sealed.
         """
+        if not (self._lines or self._unsealed or self._dropped or self._progress):
+            return []
         try:
             self._seal_lines()
         except StoreUnavailable as error:

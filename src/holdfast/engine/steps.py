@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextvars
-import functools
 import inspect
 import itertools
 import weakref
@@ -109,7 +108,8 @@ class Steps:
 
     # -- steps: what both colours share ------------------------------------------------------------------------
 
-    def _enter(self, place: Place) -> None:
+    def _enter(self, place: Place) -> Any:
+        """The step begins, in this branch."""
         self._execution.check()
         if (attempt := current_attempt.get()) is not None and attempt.told:
             raise Unwind  # the step around this one has failed: it took too long
@@ -118,8 +118,9 @@ class Steps:
         except AmbiguousStep as error:
             raise self._must_fail(error) from None
         branch = here()
-        if isinstance(branch, asyncio.Task):
+        if branch is not self._execution.task and isinstance(branch, asyncio.Task):
             self._tasks.add(branch)
+        return branch
 
     def _must_fail(self, error: Exception) -> Exception:
         """The error, which ends the run as failed also if the job's code swallows it: its history is not reliable."""
@@ -172,7 +173,6 @@ class Steps:
 
     def _begin(self, opened: _Opened) -> Attempt:
         """Its first try here."""
-        self._execution.check()
         hub = self._engine.hub
         if hub.hears("step:start", self._run.id):
             hub.tell("step:start", self._run, step_name=opened.key.name, step_index=opened.position)
@@ -183,8 +183,8 @@ class Steps:
         since = self._engine.clock.now()
         return Attempt(self._execution, opened.key, opened.position, attempt.number + 1, since)
 
-    def _enter_body(self, attempt: Attempt) -> _Tokens:
-        self.bodies[attempt.key] = here()
+    def _enter_body(self, attempt: Attempt, branch: Any) -> _Tokens:
+        self.bodies[attempt.key] = branch
         self._riders[attempt] = None
         name = str(attempt.key)
         return current_step.set(name), current_try.set((name, attempt.number)) if attempt.number else None
@@ -219,7 +219,7 @@ class Steps:
 
     def _saving_try(self, attempt: Attempt, result: _Result) -> list[Ticket[Any]]:
         ended = attempt.ended(result.row.completed_at, result.raised)
-        return [*self._execution.notes.pending(), ended]
+        return [*self._execution.pending_notes(), ended]
 
     def _still_counts(self, opened: _Opened) -> None:
         """Unwind if what the body came to is of no use any more."""
@@ -283,7 +283,7 @@ class Steps:
         )
         # A first try is told by the step itself.
         tries = [attempt.ended(row.completed_at, result.raised)] if attempt.number else []
-        return [*execution.notes.pending(), *tries, ticket]
+        return [*execution.pending_notes(), *tries, ticket]
 
     def _saved(self, result: _Result, accepted: bool) -> None:
         """In the committing thread: also if whoever waited for the step was cancelled meanwhile."""
@@ -337,39 +337,42 @@ class Steps:
         how: StepOptions = PLAIN,
     ) -> Any:
         """A step of an async job."""
-        self._enter(place)
+        branch = self._enter(place)
         try:
-            saved = await self._find(place.key)
+            saved = self._history.take(place.key)
+            if saved is not None or self._history.more:
+                saved = await self._find(place.key, saved)
             opened = self._open(place.key, fn, args, kwargs, how)
             if saved is not None and self._counts(saved):
                 return self._replay(saved, opened)
             attempt = self._begin(opened)
             if how.retry is None:
-                result = await self._call_body(opened, attempt, args, kwargs)
+                result = await self._call_body(opened, attempt, branch, args, kwargs)
             else:
-                attempt, result = await self._try(opened, attempt, args, kwargs)
+                attempt, result = await self._try(opened, attempt, branch, args, kwargs)
             try:
-                accepted = await self._execution.write(lambda: self._saving(result, attempt))
+                accepted = await self._execution.write(self._saving, result, attempt)
             except TROUBLE:
                 raise
             except Exception as error:
                 result = self._refused(opened, error)
-                accepted = await self._execution.write(lambda: self._saving(result, attempt))
+                accepted = await self._execution.write(self._saving, result, attempt)
             if not accepted:
                 raise Unwind
-            if self._execution.notes.has_lost:
+            if self._execution.has_lost_lines:
                 await self._execution.write(self._execution.notes.resent)
             return result.give()
         finally:
             self._execution.branches.leave(place)
 
-    async def _find(self, key: StepKey) -> StepRow | None:
-        pause, saved = FIRST_PAUSE, None
+    async def _find(self, key: StepKey, saved: StepRow | None) -> StepRow | None:
+        pause = FIRST_PAUSE
         while True:
             try:
                 while saved is None and (saved := self._history.take(key)) is None and self._history.more:
                     first, page = self._next_page()
                     self._history.add(first, await page)
+                    self._execution.check()
                 return self._unsealed(saved)
             except StoreUnavailable as error:
                 self._execution.refused_for_now(error)
@@ -377,7 +380,7 @@ class Steps:
             pause = longer(pause)
 
     async def _try(
-        self, opened: _Opened, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, opened: _Opened, attempt: Attempt, branch: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Attempt, _Result]:
         """Call the body until it comes to something that counts: the last try, and that."""
         before = await self._attempts.before(opened.key)
@@ -385,21 +388,25 @@ class Steps:
             await self._attempts.rest(self._attempts.rest_of(opened.how, before))
             attempt = self._next(opened, attempt.after(before))
         while True:
-            result = await self._call_body(opened, attempt, args, kwargs)
+            result = await self._call_body(opened, attempt, branch, args, kwargs)
             if (delay := self._another(opened, attempt, result)) is None:
                 return attempt, result
-            if not await self._execution.write(functools.partial(self._saving_try, attempt, result)):
+            if not await self._execution.write(self._saving_try, attempt, result):
                 raise Unwind
             await self._attempts.rest(self._attempts.left_of(delay, result.row.completed_at))
             attempt = self._next(opened, attempt)
 
     async def _call_body(
-        self, opened: _Opened, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, opened: _Opened, attempt: Attempt, branch: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> _Result:
-        tokens = self._enter_body(attempt)
+        tokens = self._enter_body(attempt, branch)
         try:
             if opened.how.timeout is None:
-                value = await self._call(opened.known, opened.fn, args, self._with_signal(opened, kwargs))
+                kwargs = self._with_signal(opened, kwargs)
+                if opened.known.is_async:
+                    value = await opened.fn(*args, **kwargs)
+                else:
+                    value = await self._call_in_thread(opened.fn, args, kwargs)
             else:
                 value = await self._timed(opened, attempt, args, kwargs).result()
         except Exception as error:
@@ -409,9 +416,7 @@ class Steps:
         finally:
             self._leave_body(attempt, tokens)
 
-    async def _call(self, known: Callee, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if known.is_async:
-            return await fn(*args, **kwargs)
+    async def _call_in_thread(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._engine.options.inline:
             value = fn(*args, **kwargs)
         else:
@@ -436,39 +441,42 @@ class Steps:
                 "Use `await step.run(name, fn)`."
             )
         place = self._execution.branches.place(name)
-        self._enter(place)
+        branch = self._enter(place)
         try:
-            saved = self._find_sync(place.key)
+            saved = self._history.take(place.key)
+            if saved is not None or self._history.more:
+                saved = self._find_sync(place.key, saved)
             opened = self._open(place.key, fn, args, kwargs, how)
             if saved is not None and self._counts(saved):
                 return self._replay(saved, opened)
             attempt = self._begin(opened)
             if how.retry is None:
-                result = self._call_body_sync(opened, attempt, args, kwargs)
+                result = self._call_body_sync(opened, attempt, branch, args, kwargs)
             else:
-                attempt, result = self._try_sync(opened, attempt, args, kwargs)
+                attempt, result = self._try_sync(opened, attempt, branch, args, kwargs)
             try:
-                accepted = self._execution.write_sync(lambda: self._saving(result, attempt))
+                accepted = self._execution.write_sync(self._saving, result, attempt)
             except TROUBLE:
                 raise
             except Exception as error:
                 result = self._refused(opened, error)
-                accepted = self._execution.write_sync(lambda: self._saving(result, attempt))
+                accepted = self._execution.write_sync(self._saving, result, attempt)
             if not accepted:
                 raise Unwind
-            if self._execution.notes.has_lost:
+            if self._execution.has_lost_lines:
                 self._execution.write_sync(self._execution.notes.resent)
             return result.give()
         finally:
             self._execution.branches.leave(place)
 
-    def _find_sync(self, key: StepKey) -> StepRow | None:
-        pause, saved = FIRST_PAUSE, None
+    def _find_sync(self, key: StepKey, saved: StepRow | None) -> StepRow | None:
+        pause = FIRST_PAUSE
         while True:
             try:
                 while saved is None and (saved := self._history.take(key)) is None and self._history.more:
                     first, page = self._next_page()
                     self._history.add(first, page.wait())
+                    self._execution.check()
                 return self._unsealed(saved)
             except StoreUnavailable as error:
                 self._execution.refused_for_now(error)
@@ -476,25 +484,25 @@ class Steps:
             pause = longer(pause)
 
     def _try_sync(
-        self, opened: _Opened, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, opened: _Opened, attempt: Attempt, branch: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Attempt, _Result]:
         before = self._attempts.before_sync(opened.key)
         if before.failed:
             self._attempts.rest_sync(self._attempts.rest_of(opened.how, before))
             attempt = self._next(opened, attempt.after(before))
         while True:
-            result = self._call_body_sync(opened, attempt, args, kwargs)
+            result = self._call_body_sync(opened, attempt, branch, args, kwargs)
             if (delay := self._another(opened, attempt, result)) is None:
                 return attempt, result
-            if not self._execution.write_sync(functools.partial(self._saving_try, attempt, result)):
+            if not self._execution.write_sync(self._saving_try, attempt, result):
                 raise Unwind
             self._attempts.rest_sync(self._attempts.left_of(delay, result.row.completed_at))
             attempt = self._next(opened, attempt)
 
     def _call_body_sync(
-        self, opened: _Opened, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, opened: _Opened, attempt: Attempt, branch: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> _Result:
-        tokens = self._enter_body(attempt)
+        tokens = self._enter_body(attempt, branch)
         try:
             if opened.how.timeout is None or self._engine.options.inline:
                 value = self._call_sync(opened.fn, args, self._with_signal(opened, kwargs))

@@ -7,7 +7,7 @@ import contextlib
 import inspect
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ..basis.errors import HoldfastError, WouldDeadlock
 from ..basis.text import shown
@@ -39,7 +39,8 @@ class RunReply(LazyReply[T]):
         convert: Callable[[Any], T],
         timeout: float | None,
     ) -> None:
-        self._begin: Callable[[Reply[T]], None] = lambda _: start(self)
+        # Called with this very reply, as every lazy one's. A closure over it would be a circle.
+        self._begin = cast("Callable[[Reply[T]], None]", start)
         super().__init__(what, self._begin, convert)
         self._engine = engine
         self._timeout = timeout

@@ -22,6 +22,7 @@ from ..store.base import Claimed, ClaimOrder, Ended, Ending, Lease, Recall, Swee
 from .execution import Execution
 from .leases import Judge
 from .maintenance import Maintenance
+from .outcome import Outcome
 from .signals import AbortSignal
 
 if TYPE_CHECKING:
@@ -271,6 +272,7 @@ class Worker:
         """All is done, the end is written or lost."""
         if self._executing.get(execution.row.id) is execution:
             del self._executing[execution.row.id]
+        execution.task = None  # whose context holds the execution: a circle
         if execution.abandoned:
             # With too many of them nothing was claimed; now it may be again.
             self._abandoned -= 1
@@ -307,11 +309,15 @@ class Worker:
         stuck = f"{self._abandoned} functions are stuck"
         return f"{text}. {stuck}: this worker takes no more runs until some of them return"
 
-    def ended(self, row: RunRow) -> None:
+    def ended(self, execution: Execution, outcome: Outcome, ended: Ended) -> None:
         """A run that was executed here has ended, durably (or is pending again)."""
-        hub = self.engine.hub
-        if row.completed_at is None:
+        hub, ends = self.engine.hub, TABLE[outcome.cause].ends
+        if not ends:
             self.wake()  # a claim that was under way knows nothing of it, nor when it is due
+        if not (hub.is_awaited(execution.row.id) or hub.hears_ends(execution.row.id)):
+            return  # nobody asks: most runs
+        row = execution.ended_row(outcome, ended)
+        if not ends:
             if row.error is not None and hub.hears("run:retry", row.id):
                 at, error = to_datetime(row.run_at), self.engine.payloads.shown_text(row.error)
                 hub.tell("run:retry", row, error=error, error_type=row.error_type, attempt=row.attempt, run_at=at)

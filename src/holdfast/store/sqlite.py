@@ -150,12 +150,14 @@ class SqliteStore(SqliteFile):
         return [_trying(save)[1:] in saved for save in saves]
 
     def save_steps(self, tx: Tx, saves: Sequence[StepSave]) -> list[bool]:
+        # What tells one writing of a step from another: by whom, which step, under which generation.
+        writings = [(save.owner, *save.step[:3], save.step.generation) for save in saves]
         first: dict[tuple[Any, ...], StepSave] = {}
-        for save in saves:
-            first.setdefault(_writing(save), save)
+        for writing, save in zip(writings, saves, strict=True):
+            first.setdefault(writing, save)
         rows = [(save.owner, *save.step) for save in first.values()]
         saved = set(tx.connection.execute(_SQL["save_steps"], (_rows(rows),)).fetchall())
-        answers = [first[_writing(save)] is save and _writing(save)[1:] in saved for save in saves]
+        answers = [first[w] is save and w[1:] in saved for w, save in zip(writings, saves, strict=True)]
         if not all(answers):
             refused = [(save.owner, *save.step, i) for i, save in enumerate(saves) if not answers[i]]
             for (index,) in tx.connection.execute(_SQL["saved_steps"], (_rows(refused),)).fetchall():
@@ -496,11 +498,6 @@ def _wanted(order: ClaimOrder, room: Mapping[str, int] = MappingProxyType({})) -
     # Once each: a job named twice would fill the claim's limit with the same runs twice.
     pairs = dict.fromkeys((queue, job) for queue in order.queues for job in order.jobs)
     return _rows([(queue, job, room.get(job)) for queue, job in pairs if room.get(job, 1) > 0])
-
-
-def _writing(save: StepSave) -> tuple[Any, ...]:
-    """What tells one writing of a step from another: by whom, which step, under which generation."""
-    return (save.owner, *save.step[:3], save.step.generation)
 
 
 def _trying(save: AttemptSave) -> tuple[Any, ...]:

@@ -103,7 +103,9 @@ class LeaseContract(StoreBench):
         assert self.do("renew_leases", [self.renewal(lease)]) == [False]
 
     def test_lost_leases_are_not_renewed(self) -> None:
-        for how, lease in self.lost_leases().items():
+        lost = self.lost_leases()
+        self.clock.advance(1)  # what is renewed lasts longer than before
+        for how, lease in lost.items():
             before = self.everything()
             assert self.do("renew_leases", [self.renewal(lease)]) == [False], how
             assert self.everything() == before, how
@@ -168,6 +170,14 @@ class LeaseContract(StoreBench):
             assert self.store.expire(tx, [Sweep(5, patience=10)]) == [[]]
             tx.waited = 10.0
             assert [row.id for row in self.store.expire(tx, [Sweep(5, patience=10)])[0]] == [lease.run_id]
+
+    def test_leases_are_judged_by_the_databases_clock_also_after_it_was_set_back(self) -> None:
+        assert self.expire() == []
+        self.clock.jump(-2 * LEASE / SECOND)
+        lease = self.lease()
+        assert self.expire() == []
+        self.clock.advance(LEASE / SECOND)
+        assert [row.id for row in self.expire()] == [lease.run_id]
 
     def test_expiring_again_after_a_lost_answer_counts_no_second_crash(self) -> None:
         lease = self.lease()
