@@ -17,8 +17,8 @@ TOOL = @$(if $(FINDER),"$(FINDER)",echo "Holdfast needs Python 3.11 or newer; no
 help:
 	@echo "make demo     install into .venv and watch a run survive a kill -9"
 	@echo "make test     all tests on every installed Python   (PYTHON=3.12  ARGS=\"-k name\")"
-	@echo "make bench    measure throughput and latency on this machine"
-	@echo "make storm    only the tests that kill real processes, one line each"
+	@echo "make bench    Holdfast beside DBOS and a bare loop, on this machine   (ARGS=--quick)"
+	@echo "make storm    kill and stop real processes for ten minutes, and check what happened   (ARGS=\"--seed 7 --minutes 2\")"
 	@echo "make check    format, lint, strict types"
 	@echo "make clean    remove virtual environments, caches and build results"
 
@@ -32,8 +32,12 @@ bench:
 	$(TOOL) tools/environment.py dev python benchmarks/run.py $(ARGS)
 
 storm:
-	@echo "Crash campaign: real child processes are killed at every point that the crash tests enumerate."
-	$(TOOL) tools/environment.py dev python -m pytest -m crash -v $(ARGS)
+	@echo "Storm: processes are killed and stopped while they work, and then all that happened is checked."
+	$(TOOL) tools/environment.py dev python tests/storm/storm.py $(if $(ARGS),$(ARGS),--seed 1 --minutes 10)
+	@echo "Crash campaign: a process dies at every point that the crash tests enumerate."
+	$(TOOL) tools/environment.py dev python -m pytest tests/crash -q
+	@echo "Mutants: each guard is taken out once; somebody has to notice."
+	$(TOOL) tools/environment.py dev python tests/mutants/hunt.py
 
 check:
 	$(TOOL) tools/check.py

@@ -1,8 +1,9 @@
 """The limit: what a bare loop reaches on the same tables with the same promise, and nothing of an engine.
 
 One thread, one connection, WAL, synchronous=FULL. It claims a hundred rows, awaits a trivial coroutine for each and
-writes their ends together with the next claim. No validation, no fencing answers, no events, no replies, no leases
-kept. An engine that shares its commits as well as this can only lose what Python spends on the rest.
+writes their ends together with the next claim. Input and output are JSON, the ends are fenced. No validation, no
+answers of the fence, no fence of steps, no events, no replies, no leases kept. An engine that shares its commits as
+well as this can only lose what Python spends on the rest.
 """
 
 from __future__ import annotations
@@ -11,15 +12,20 @@ import json
 import sqlite3
 import time
 
+import shared
+
+import engine
 from holdfast.store.sqlite import SqliteStore
 
 BATCH = 100
 
+#: Word for word the condition of the index `holdfast_runs_claimable`, else SQLite sorts all that is pending.
 _CLAIM = """
 update holdfast_runs set status = 'leased', lease_owner = 'w', lease_expires_at = ?1 + 30000000,
   generation = generation + 1, started_at = coalesce(started_at, ?1), updated_at = ?1
 where rowid in (
-  select rowid from holdfast_runs where status = 'pending' and due = 1 and queue = 'default' and job_name = 'noop'
+  select rowid from holdfast_runs
+  where status = 'pending' and due = 1 and turn <> 1 and queue = 'default' and job_name = 'noop'
   order by priority desc, run_at, id limit ?2)
 returning id, input"""
 _FINISH = """
@@ -48,21 +54,14 @@ async def _noop(number: int) -> int:
     return number
 
 
-def fill(url: str, runs: int) -> None:
-    """Write pending runs."""
-    connection = _open(url)
-    connection.execute("begin immediate")
+def _insert(connection: sqlite3.Connection, numbers: range) -> None:
     now = time.time_ns() // 1000
-    connection.executemany(_INSERT, [(f"{n:026d}", now, json.dumps({"number": n})) for n in range(runs)])
+    connection.execute("begin immediate")
+    connection.executemany(_INSERT, [(f"1{n:025d}", now, json.dumps({"number": n})) for n in numbers])
     connection.execute("commit")
-    connection.close()
 
 
-async def drain(url: str, runs: int) -> float:
-    """Seconds to execute that many pending runs."""
-    fill(url, runs)
-    connection = _open(url)
-    began = time.perf_counter()
+async def _execute(connection: sqlite3.Connection, runs: int) -> None:
     ended: list[tuple[str, int, str]] = []
     done = 0
     while done < runs:
@@ -73,19 +72,42 @@ async def drain(url: str, runs: int) -> float:
         connection.execute("commit")
         done += len(ended)
         ended = [(id, now, json.dumps(await _noop(**json.loads(text)))) for id, text in rows]
-    took = time.perf_counter() - began
-    connection.close()
-    return took
 
 
-async def checkpoints(url: str, runs: int, steps: int) -> float:
-    """Seconds for that many runs of that many steps, a hundred runs at a time."""
-    fill(url, runs)
+def fill(url: str, work: str, *sizes: int) -> None:
+    """Write what is there before: pending runs, and finished ones."""
+    pending, finished = shared.filled(work, sizes)
     connection = _open(url)
+    _insert(connection, range(pending))
+    if finished:
+        connection.execute(engine._FINISHED, (finished, time.time_ns() // 1000 - 3_600_000_000))
+    connection.close()
+
+
+async def drain(url: str, runs: int, pending: int = 0, finished: int = 0) -> dict[str, float]:
+    """Execute that many of the pending runs."""
+    connection = _open(url)
+    used = time.process_time()
     began = time.perf_counter()
+    await _execute(connection, runs)
+    took = time.perf_counter() - began
+    used = time.process_time() - used
+    connection.close()
+    if runs >= pending:
+        engine._check(url, runs + finished)
+    return {"rate": runs / took, "memory": shared.peak(), "cpu": used / runs * 1e6}
+
+
+async def checkpoints(url: str, runs: int, steps: int) -> dict[str, float]:
+    """That many runs of that many steps, a hundred runs at a time."""
+    connection = _open(url)
+    used = time.process_time()
+    began = time.perf_counter()
+    ended: list[tuple[str, int, str]] = []
     for _ in range(0, runs, BATCH):
         now = time.time_ns() // 1000
         connection.execute("begin immediate")
+        connection.executemany(_FINISH, ended)
         rows = connection.execute(_CLAIM, (now, BATCH)).fetchall()
         connection.execute("commit")
         for position in range(steps):
@@ -93,59 +115,61 @@ async def checkpoints(url: str, runs: int, steps: int) -> float:
             connection.execute("begin immediate")
             connection.executemany(_STEP, saves)
             connection.execute("commit")
-        connection.execute("begin immediate")
-        connection.executemany(_FINISH, [(id, now, "0") for id, _ in rows])
-        connection.execute("commit")
+        ended = [(id, now, "0") for id, _ in rows]
+    connection.execute("begin immediate")
+    connection.executemany(_FINISH, ended)
+    connection.execute("commit")
     took = time.perf_counter() - began
+    used = time.process_time() - used
     connection.close()
-    return took
+    engine._check(url, runs)
+    return {"rate": runs * steps / took, "cpu": used / runs / steps * 1e6}
 
 
-async def triggers(url: str, runs: int) -> float:
-    """Seconds for that many single insertions, each with its own commit."""
+async def triggers(url: str, runs: int) -> dict[str, float]:
+    """That many single insertions, each with its own commit."""
+    return await triggers_together(url, runs, 1)
+
+
+async def triggers_together(url: str, runs: int, callers: int = BATCH) -> dict[str, float]:
+    """The same in commits of a hundred."""
     connection = _open(url)
     began = time.perf_counter()
-    for n in range(runs):
-        connection.execute("begin immediate")
-        now = time.time_ns() // 1000
-        connection.execute(_INSERT, (f"{n:026d}", now, json.dumps({"number": n})))
-        connection.execute("commit")
+    for first in range(0, runs, callers):
+        _insert(connection, range(first, min(first + callers, runs)))
     took = time.perf_counter() - began
     connection.close()
-    return took
+    return {"rate": runs / took}
 
 
-async def triggers_together(url: str, runs: int) -> float:
-    """Seconds for the same in commits of a hundred."""
+async def latency(url: str, runs: int, finished: int = 0) -> dict[str, float]:
+    """Insert, claim and end of one run after the other, three commits each: milliseconds."""
     connection = _open(url)
-    began = time.perf_counter()
-    for first in range(0, runs, BATCH):
-        now = time.time_ns() // 1000
-        connection.execute("begin immediate")
-        rows = [(f"{n:026d}", now, json.dumps({"number": n})) for n in range(first, first + BATCH)]
-        connection.executemany(_INSERT, rows)
-        connection.execute("commit")
-    took = time.perf_counter() - began
-    connection.close()
-    return took
-
-
-async def latency(url: str, runs: int) -> list[float]:
-    """Seconds of insert, claim and end of one run after the other: three commits each."""
-    connection = _open(url)
-    times = []
-    for n in range(runs):
+    took = []
+    for n in range(runs + 1):
         began = time.perf_counter()
-        for sql in ("insert", "claim", "finish"):
-            now = time.time_ns() // 1000
-            connection.execute("begin immediate")
-            if sql == "insert":
-                connection.execute(_INSERT, (f"{n:026d}", now, json.dumps({"number": n})))
-            elif sql == "claim":
-                ((id, text),) = connection.execute(_CLAIM, (now, 1)).fetchall()
-            else:
-                connection.execute(_FINISH, (id, now, json.dumps(await _noop(**json.loads(text)))))
-            connection.execute("commit")
-        times.append(time.perf_counter() - began)
+        _insert(connection, range(n, n + 1))
+        now = time.time_ns() // 1000
+        connection.execute("begin immediate")
+        ((id, text),) = connection.execute(_CLAIM, (now, 1)).fetchall()
+        connection.execute("commit")
+        output = json.dumps(await _noop(**json.loads(text)))
+        connection.execute("begin immediate")
+        connection.execute(_FINISH, (id, time.time_ns() // 1000, output))
+        connection.execute("commit")
+        took.append(time.perf_counter() - began)
     connection.close()
-    return times
+    engine._check(url, runs + 1 + finished)
+    return shared.percentiles(took)
+
+
+async def family(url: str, children: int) -> dict[str, float]:
+    """That many insertions in one commit, and their execution: children a second. Nobody waits for each."""
+    connection = _open(url)
+    began = time.perf_counter()
+    _insert(connection, range(children))
+    await _execute(connection, children)
+    took = time.perf_counter() - began
+    connection.close()
+    engine._check(url, children)
+    return {"rate": children / took}

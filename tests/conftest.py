@@ -9,6 +9,14 @@ import pytest
 
 from holdfast.testing.clock import HandClock
 from house import House, Stuck
+from sampling import (  # noqa: F401 - hooks of pytest
+    pytest_collection_modifyitems,
+    pytest_configure,
+    pytest_runtest_protocol,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+    pytest_testnodedown,
+)
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.sampled("the examples: they do the same on every Python", every=4)
+
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 #: Lines that must be among what it prints.

@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MADE = [
     ".venv",
     ".venv-3.*",
+    ".venv-dbos",
     ".coverage",
     ".coverage.*",
     ".mypy_cache",

@@ -2,15 +2,18 @@
 
     python3 tools/test.py [--python 3.12] [--workers N] [-- PYTEST ARGUMENTS]
 
-The lowest version also measures branch coverage of the floors that must not be wrong. A version that is not
-installed is named and counted. The last line is always `N passed, N failed, N skipped` over all versions;
-an error outside a test counts as a failure.
+The lowest version runs everything, and also measures branch coverage of the floors that must not be wrong. The
+others leave out what comes out the same on every Python: each test marked `sampled`, see tests/sampling.py. How
+many those were is printed with the reasons, and counted in the table. HOLDFAST_TESTS=full (or sample) in the
+environment is for all versions. A version that is not installed is named and counted. The last line is always
+`N passed, N failed, N skipped` over all versions; an error outside a test counts as a failure.
 """
 # ruff: noqa: T201, UP006, UP035
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import tempfile
@@ -33,6 +36,7 @@ class Result(NamedTuple):
     passed: int
     failed: int
     skipped: int
+    left_out: int
     seconds: float
 
 
@@ -59,13 +63,14 @@ def read_report(path: Path, exit_code: int) -> Tuple[int, int, int]:
     return passed, failed, skipped
 
 
-def run_tests(python: Python, covered: bool, workers: int, extra: List[str]) -> Result:
-    """The whole suite on one Python."""
+def run_tests(python: Python, mode: str, covered: bool, workers: int, extra: List[str]) -> Result:
+    """The suite on one Python: `full`, or without most of what is the same on every Python (`sample`)."""
     print(f"\n━━ Python {python.name}.{python.patch} ━━", flush=True)
     venv = environment.prepare_dev(python)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="holdfast-") as folder:
-        report = Path(folder, "report.xml")
+        report, left_out = Path(folder, "report.xml"), Path(folder, "left_out.json")
+        os.environ.update({"HOLDFAST_TESTS": mode, "HOLDFAST_TESTS_LEFT_OUT": str(left_out)})
         arguments = ["python", "-m", "pytest", "-q", f"--junitxml={report}"]
         # A test that hangs shows where after five minutes, instead of saying nothing for ever.
         arguments += ["-o", "faulthandler_timeout=300"]
@@ -77,7 +82,8 @@ def run_tests(python: Python, covered: bool, workers: int, extra: List[str]) -> 
         if code == 130:
             raise KeyboardInterrupt
         counts = read_report(report, code)
-    return Result(python.name, *counts, time.monotonic() - started)
+        sampled_out = sum(json.loads(left_out.read_text()).values()) if left_out.exists() else 0
+    return Result(python.name, *counts, sampled_out, time.monotonic() - started)
 
 
 def report_coverage(python: Python) -> bool:
@@ -98,11 +104,14 @@ def report_coverage(python: Python) -> bool:
 
 
 def print_table(results: List[Result], missing: List[str]) -> None:
-    print("\nPython    passed  failed  skipped  seconds")
+    print("\nPython    passed  failed  skipped  left out  seconds")
     for result in results:
         print(
-            f"{result.name:<8}{result.passed:>8}{result.failed:>8}{result.skipped:>9}{result.seconds:>9.1f}",
+            f"{result.name:<8}{result.passed:>8}{result.failed:>8}{result.skipped:>9}{result.left_out:>10}"
+            f"{result.seconds:>9.1f}",
         )
+    if any(result.left_out for result in results):
+        print("left out: the same on every Python, see the reasons above; the lowest version runs everything")
     for name in missing:
         print(f"{name:<8}  NOT TESTED: Python {name} is not installed")
     print(f"\n{len(results)} Python versions tested, {len(missing)} not tested", flush=True)
@@ -128,8 +137,13 @@ def main() -> int:
         print(f"NOT TESTED: Python {name} {why}", flush=True)
 
     # Coverage of a selection of the tests, or of another version than usual, would only mislead.
-    covered = chosen[0] if chosen and not options.extra and not options.python else None
-    results = [run_tests(python, python is covered, options.workers, options.extra) for python in chosen]
+    selected = options.extra or options.python or os.environ.get("HOLDFAST_TESTS") == "sample"
+    covered = chosen[0] if chosen and not selected else None
+    asked_mode = os.environ.get("HOLDFAST_TESTS", "")
+    results = []
+    for python in chosen:
+        mode = asked_mode or ("full" if python is chosen[0] else "sample")
+        results.append(run_tests(python, mode, python is covered, options.workers, options.extra))
     well_covered = True
     if covered is not None:
         well_covered = report_coverage(covered)

@@ -13,6 +13,8 @@ from console_script import LONG, SCRIPT, Cli, Shop, environment, parsed
 from holdfast import Holdfast
 from holdfast.testing.clock import HandClock
 
+pytestmark = pytest.mark.sampled("commands: what they print is the same on every Python", every=8)
+
 
 def left(shop: Shop) -> list[str]:
     return [run.id for run in shop.app.get_runs(limit=None).wait()][::-1]

@@ -12,6 +12,8 @@ from console_script import Cli
 
 from holdfast.cli import exits
 
+pytestmark = pytest.mark.sampled("commands: what they print is the same on every Python", every=8)
+
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "docs" / "reference"
 

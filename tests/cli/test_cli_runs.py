@@ -16,6 +16,8 @@ from console_script import LONG, SCRIPT, Cli, Shop, Spawn, environment, parsed
 from holdfast import Holdfast, SyncStep
 from holdfast.testing.clock import HandClock
 
+pytestmark = pytest.mark.sampled("commands: what they print is the same on every Python", every=8)
+
 ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 RUN_KEYS = {
     "id", "job_name", "status", "input", "output", "error", "error_type", "progress", "labels", "queue", "priority",

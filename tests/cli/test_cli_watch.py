@@ -14,6 +14,8 @@ from console_script import LONG, Cli, Shop, Spawn
 
 from holdfast import Holdfast, Run, SyncStep
 
+pytestmark = pytest.mark.sampled("commands: what they print is the same on every Python", every=8)
+
 
 class Busy:
     """Runs that are under way until they are let go, in this process."""

@@ -17,7 +17,11 @@ from console_script import LONG, Cli, Spawn, environment, parsed
 
 from holdfast.cli.demo import _source
 
-pytestmark = [pytest.mark.crash, pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows")]
+pytestmark = [
+    pytest.mark.crash,
+    pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows"),
+    pytest.mark.sampled("the demo, installed: the same on every Python", every=4),
+]
 
 
 def test_every_airport_is_there_once_and_no_saved_step_ran_again(cli: Cli, tmp_path: Path) -> None:

@@ -269,6 +269,24 @@ def test_a_cancelled_await_leaves_the_write(line: Line) -> None:
     assert len(told) == 1, "what follows the write follows it also then"
 
 
+def test_an_await_that_is_cancelled_before_the_round_has_begun_leaves_the_write(threaded: Line) -> None:
+    gate = threaded.hold()
+    ticket = threaded.ticket()
+
+    async def main() -> None:
+        threaded.join(ticket)
+        threaded.committer.hand_over()
+        task = asyncio.ensure_future(ticket)
+        asyncio.get_running_loop().call_soon(task.cancel)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert threaded.committer.backlog == 1
+    gate.set()
+    assert ticket.wait(LONG).disposition == "created"
+
+
 def test_a_wait_that_times_out_leaves_the_write(threaded: Line) -> None:
     gate = threaded.hold()
     ticket = threaded.ticket()

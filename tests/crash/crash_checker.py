@@ -1,7 +1,15 @@
-"""Looks for broken promises, in what the database, the world and the client say of one case.
+"""Looks for broken promises, in what the database, the world and the clients say of one history.
 
-The invariants have the numbers of the reliability contract. The database keeps an audit: triggers append a row per
-change, and the order of those rows is the order of the commits, also where later rows hide what was there before.
+The invariants have the numbers of the reliability contract; each has one method that is named after it. The database
+keeps an audit: triggers append a row per change, and the order of those rows is the order of the commits, also where
+later rows hide what was there before.
+
+Two orders meet here: that of the world (its numbers) and that of the commits (the audit's). What joins them is the
+generation: a body says under which one it runs, and the audit has the row of the claim that made it. No clocks are
+compared.
+
+Shared by the campaign of crash points, where one process dies per history, and the storm (tests/storm), which adds
+what needs several at once. Long because every invariant is here.
 """
 
 from __future__ import annotations
@@ -9,11 +17,15 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from crash_world import Happening, read
+
+Row = Mapping[str, Any]
 
 #: What clients may ask for that makes runs go.
 _GO = ("delete", "purge")
@@ -28,17 +40,26 @@ MODEL: dict[str, Any] = {
     "flaky": lambda n: n + 1,
     "again": lambda n: 2 * n,
 }
+#: Leases that a run may lose one after the other without saving anything in between.
+MOST_CRASHES = 5
 #: How often a step may fail: its retries, and once more.
 TRIES = {"wobble": 3}
 
+AUDIT_COLUMNS = (
+    "id", "kind", "run_id", "name", "before", "after", "generation_before", "generation", "owner_before", "writer",
+)  # fmt: skip
 AUDIT = """
 create table audit (
   id integer primary key, kind, run_id, name, before, after, generation_before, generation, owner_before, writer);
 create trigger audit_run after insert on holdfast_runs begin
-  insert into audit (kind, run_id, after, generation) values ('run', new.id, new.status, new.generation); end;
+  insert into audit (kind, run_id, name, after, generation)
+  values ('run', new.id, new.job_name || ' ' || new.input, new.status, new.generation); end;
 create trigger audit_change after update on holdfast_runs begin
-  insert into audit (kind, run_id, before, after, generation_before, generation, owner_before)
-  values ('change', new.id, old.status, new.status, old.generation, new.generation, old.lease_owner); end;
+  insert into audit (kind, run_id, name, before, after, generation_before, generation, owner_before)
+  values ('change', new.id, case when new.attempt <> old.attempt then 'attempt'
+      when old.status = 'leased' and new.generation <> old.generation and old.lease_expires_at <= new.updated_at
+      then 'expired' end,
+    old.status, new.status, old.generation, new.generation, old.lease_owner); end;
 create trigger audit_gone after delete on holdfast_runs begin
   insert into audit (kind, run_id, before) values ('gone', old.id, old.status); end;
 create trigger audit_step after insert on holdfast_steps begin
@@ -46,9 +67,10 @@ create trigger audit_step after insert on holdfast_steps begin
   select 'step', new.run_id, new.name || '#' || new.occurrence, r.status, new.status, r.generation, new.generation
   from holdfast_runs as r where r.id = new.run_id; end;
 create trigger audit_step_again after update on holdfast_steps begin
-  insert into audit (kind, run_id, name, before, after)
-  select iif(new.output is null and old.output is not null, 'output dropped', 'step again'), new.run_id,
-    new.name || '#' || new.occurrence, r.status, new.status
+  insert into audit (kind, run_id, name, before, after, generation, writer)
+  select iif(new.output is null and old.output is not null, 'output dropped',
+      iif(old.status = 'failed' and old.attempt < new.attempt, 'step anew', 'step again')), new.run_id,
+    new.name || '#' || new.occurrence, r.status, new.status, r.generation, new.generation
   from holdfast_runs as r where r.id = new.run_id; end;
 create trigger audit_step_gone after delete on holdfast_steps begin
   insert into audit (kind, run_id, name) values ('step gone', old.run_id, old.name); end;
@@ -58,14 +80,14 @@ create trigger audit_log after insert on holdfast_logs begin
   from holdfast_runs as r where r.id = new.run_id; end;
 create trigger audit_try after insert on holdfast_step_attempts begin
   insert into audit (kind, run_id, name, before, after, generation, writer)
-  select 'try', new.run_id, new.name, r.status, iif(new.error is null, 'begun', new.number), r.generation,
-    new.generation
+  select 'try', new.run_id, new.name, r.status, iif(new.error is null, 'begun', new.run_attempt || '/' || new.number),
+    r.generation, new.generation
   from holdfast_runs as r where r.id = new.run_id; end;
 create trigger audit_try_again after update on holdfast_step_attempts
 when old.error is not new.error or old.generation <> new.generation or old.started_at <> new.started_at begin
   insert into audit (kind, run_id, name, before, after, generation, writer)
-  select 'try', new.run_id, new.name, r.status, iif(new.error is null, 'begun', new.number), r.generation,
-    new.generation
+  select 'try', new.run_id, new.name, r.status, iif(new.error is null, 'begun', new.run_attempt || '/' || new.number),
+    r.generation, new.generation
   from holdfast_runs as r where r.id = new.run_id; end;
 create trigger audit_progress after insert on holdfast_progress begin
   insert into audit (kind, run_id, name, before)
@@ -74,6 +96,95 @@ create trigger audit_progress_again after update on holdfast_progress begin
   insert into audit (kind, run_id, name, before)
   select 'progress', new.run_id, new.progress, r.status from holdfast_runs as r where r.id = new.run_id; end;
 """
+_PARTS = ("labels", "progress", "steps", "step_attempts", "logs", "waits", "signals")
+
+
+def value_of(text: str | None) -> Any:
+    """A stored value, of those that the jobs here make: `~` marks what is kept with its types."""
+    if text is None:
+        return None
+    try:
+        return json.loads(text.removeprefix("~"))
+    except ValueError:
+        return {"unreadable": text}
+
+
+@dataclass
+class History:
+    """All that is known of what happened: the world's log, the audit, and what the tables hold at the end."""
+
+    events: list[Happening]
+    audit: Sequence[Row]
+    runs: dict[str, Row]
+    steps: Sequence[Row] = ()
+    unlabelled: Sequence[str] = ()
+    """Runs whose labels are in their row and not in the table."""
+    orphans: Sequence[tuple[str, str]] = ()
+    """Table and run, where the run is gone and something of it is not."""
+    integrity: Sequence[str] = ("ok",)
+
+    @classmethod
+    def of(cls, folder: Path) -> History:
+        database = sqlite3.connect(folder / "holdfast.db")
+        database.row_factory = sqlite3.Row
+
+        def ask(sql: str) -> list[Any]:
+            return database.execute(sql).fetchall()
+
+        try:
+            return cls(
+                read(folder / "world.log"),
+                ask("select * from audit order by id"),
+                {row["id"]: row for row in ask("select * from holdfast_runs")},
+                ask("select * from holdfast_steps"),
+                [row["id"] for row in ask(
+                    "select r.id from holdfast_runs as r left join holdfast_labels as l on l.run_id = r.id"
+                    " where r.labels <> '{}' and l.key is null")],
+                [(table, row["run_id"]) for table in _PARTS for row in ask(
+                    f"select distinct run_id from holdfast_{table} where run_id not in"
+                    " (select id from holdfast_runs)")],
+                [row[0] for row in ask("pragma integrity_check")],
+            )  # fmt: skip
+        finally:
+            database.close()
+
+    @cached_property
+    def by_kind(self) -> dict[str, list[Happening]]:
+        found: defaultdict[str, list[Happening]] = defaultdict(list)
+        for event in self.events:
+            found[event["ev"]].append(event)
+        return found
+
+    def said(self, kind: str, op: str | None = None) -> list[Happening]:
+        return [event for event in self.by_kind.get(kind, []) if op in (None, event.get("op"))]
+
+    @cached_property
+    def of_run(self) -> dict[str, list[Happening]]:
+        found: defaultdict[str, list[Happening]] = defaultdict(list)
+        for event in self.events:
+            if "run" in event:
+                found[event["run"]].append(event)
+        return found
+
+    @cached_property
+    def audit_of(self) -> dict[str, list[Row]]:
+        found: defaultdict[str, list[Row]] = defaultdict(list)
+        for row in self.audit:
+            found[row["run_id"]].append(row)
+        return found
+
+    def witness(self, run: str) -> list[str]:
+        """The lines about this run only, and what struck the processes that had to do with it."""
+        events = self.of_run.get(run, [])
+        pids = {event["pid"] for event in events}
+        faults = self.said("fault")
+        near = faults if len(faults) < 10 else [event for event in faults if event["pid"] in pids]
+        mine = sorted([*events, *near], key=lambda event: event["seq"])
+        of_database = [
+            " ".join(f"{key}={row[key]}" for key in row.keys() if row[key] is not None)  # noqa: SIM118 - of a Row
+            for row in self.audit_of.get(run, [])
+        ]
+        return ["world " + json.dumps(event) for event in mine] + ["audit " + line for line in of_database]
 
 
 @dataclass
@@ -94,221 +205,282 @@ class Findings:
 
 
 class Checker:
-    """Checks one case after its recovery. `faultless`: nothing struck, so nothing may have happened twice."""
+    """Checks one history after its recovery. `faultless`: nothing struck, so nothing may have happened twice."""
 
-    def __init__(self, folder: Path, *, faultless: bool = False) -> None:
+    #: How often a step may fail within an attempt of its run: its retries, and once more.
+    tries: Mapping[str, int] = TRIES
+    #: A body that is under way when the run is told to stop may be followed by the first of so many branches.
+    branches: Mapping[str, int] = {}
+
+    def __init__(self, history: History | Path, *, faultless: bool = False) -> None:
         self.faultless = faultless
-        self.events = read(folder / "world.log")
-        self.database = sqlite3.connect(folder / "holdfast.db")
-        self.database.row_factory = sqlite3.Row
-        self.runs = {row["id"]: row for row in self._ask("select * from holdfast_runs")}
-        self.audit = self._ask("select * from audit order by id")
+        self.history = history if isinstance(history, History) else History.of(history)
+        self.runs = self.history.runs
+        self.audit = self.history.audit
         self.found = Findings()
 
-    def _ask(self, sql: str) -> list[sqlite3.Row]:
-        return self.database.execute(sql).fetchall()
+    def invariants(self) -> list[Callable[[], None]]:
+        """All of them, in the order in which their findings are told."""
+        return [
+            self.i19_the_storage_is_sound,
+            self.i1_what_was_acknowledged_is_there,
+            self.i2_every_run_has_ended,
+            self.i3_a_run_ends_once,
+            self.i4_a_step_is_saved_once,
+            self.i5_no_body_begins_under_a_claim_that_came_after_its_checkpoint,
+            self.i6_effects_happen_as_often_as_faults_allow,
+            self.i7_nobody_writes_under_a_lost_lease,
+            self.i8_all_readers_see_what_the_job_comes_to,
+            self.i10_a_concurrency_key_has_one_holder,
+            self.i11_an_idempotency_key_leads_to_one_run,
+            self.i12_nothing_begins_after_a_cancel,
+            self.a11_a_run_goes_as_a_whole,
+        ]
 
     def check(self) -> Findings:
-        try:
-            self._storage()
-            self._acknowledged()
-            self._ends()
-            self._checkpoints()
-            self._fences()
-            self._effects()
-            self._readers()
-            self._keys()
-            self._concurrency_keys()
-            self._cancels()
-            self._forgotten()
-            self._count()
-        finally:
-            self.database.close()
+        for invariant in self.invariants():
+            invariant()
+        self._count()
         return self.found
 
-    def _need(self, holds: bool, invariant: str, words: str, run: str | None = None) -> None:
+    def need(self, holds: bool, invariant: str, words: str, run: str | None = None) -> None:
         self.found.counts["checks"] += 1
         if not holds:
-            self.found.broken.append((invariant, words, self._witness(run) if run else []))
+            self.found.broken.append((invariant, words, self.history.witness(run) if run else []))
 
-    def _witness(self, run: str) -> list[str]:
-        """The lines about this run only."""
-        of_world = [json.dumps(event) for event in self.events if event.get("run") == run or event["ev"] == "fault"]
-        of_database = [
-            " ".join(f"{key}={row[key]}" for key in row.keys() if row[key] is not None)  # noqa: SIM118 - of a Row
+    # -- what several of them need -----------------------------------------------------------------------------
+
+    @cached_property
+    def claims(self) -> dict[tuple[str, int], int]:
+        """The place in the audit of each claim, by run and the generation that it made."""
+        return {
+            (row["run_id"], row["generation"]): row["id"]
             for row in self.audit
-            if row["run_id"] == run
-        ]
-        return ["world " + line for line in of_world] + ["audit " + line for line in of_database]
+            if row["kind"] == "change" and row["after"] == "leased" and row["before"] == "pending"
+        }
 
-    def _said(self, *kinds: str, op: str | None = None) -> list[Happening]:
-        return [event for event in self.events if event["ev"] in kinds and op in (None, event.get("op"))]
+    @cached_property
+    def interrupted(self) -> Counter[str]:
+        """How often a run's lease ended without a word about the run's own end."""
+        times: Counter[str] = Counter()
+        for row in self.audit:
+            # By expiry, cancel and recall (with another generation), or handed back by the holder.
+            handed_back = row["after"] == "pending" and row["before"] == "leased"
+            taken = row["before"] == "leased" and row["generation_before"] != row["generation"]
+            times[row["run_id"]] += row["kind"] == "change" and (handed_back or taken)
+        return times
+
+    @cached_property
+    def wished_away(self) -> set[str]:
+        """Runs that somebody asked to be deleted."""
+        return {event["tag"] for op in _GO for event in self.history.said("asked", op)}
+
+    @cached_property
+    def purged(self) -> bool:
+        return bool(self.history.said("asked", "purge"))
+
+    @cached_property
+    def cancelled(self) -> set[str]:
+        """Acknowledged, or asked for and perhaps done."""
+        return {event["run"] for event in self.history.said("ok", "cancel")} | {
+            event["tag"] for event in self.history.said("asked", "cancel")
+        }
+
+    @cached_property
+    def jobs(self) -> dict[str, str]:
+        """The job of every run that was ever written, also of those that are gone."""
+        return {row["run_id"]: row["name"].partition(" ")[0] for row in self.audit if row["kind"] == "run"}
+
+    def input_of(self, run: Row) -> Any:
+        (n,) = json.loads(run["input"]).values()
+        return n
 
     # -- the invariants ----------------------------------------------------------------------------------------
 
-    def _storage(self) -> None:
-        found = [row[0] for row in self._ask("pragma integrity_check")]
-        self._need(found == ["ok"], "I19", f"integrity_check: {found}")
+    def i19_the_storage_is_sound(self) -> None:
+        found = list(self.history.integrity)
+        self.need(found == ["ok"], "I19", f"integrity_check: {found}")
 
-    def _acknowledged(self) -> None:
-        for event in self._said("ok"):
-            kept = event["run"] in self.runs or self._may_be_gone(event["run"])
-            self._need(kept, "I1", f"acknowledged and lost: {event}", event["run"])
+    def i1_what_was_acknowledged_is_there(self) -> None:
+        for event in self.history.said("ok"):
+            kept = event["run"] in self.runs or self.purged or event["run"] in self.wished_away
+            self.need(kept, "I1", f"acknowledged and lost: {event}", event["run"])
         for row in self.audit:
             if row["kind"] == "gone":
-                self._need(self._may_be_gone(row["run_id"]), "I1", "deleted, and nobody asked for that", row["run_id"])
-                self._need(row["before"] in TERMINAL, "I1", f"deleted while {row['before']}", row["run_id"])
+                wished = self.purged or row["run_id"] in self.wished_away
+                self.need(wished, "I1", "deleted, and nobody asked for that", row["run_id"])
+                self.need(row["before"] in TERMINAL, "I1", f"deleted while {row['before']}", row["run_id"])
+        for run in self.history.unlabelled:
+            self.need(False, "I1", "a run without its labels", run)
 
-    def _may_be_gone(self, run: str) -> bool:
-        return any(event["op"] == "purge" or event["tag"] == run for event in self._said("asked") if event["op"] in _GO)
+    def i2_every_run_has_ended(self) -> None:
+        for run in self.runs.values():
+            self.need(run["status"] in TERMINAL, "I2", f"not ended after the recovery: {run['status']}", run["id"])
 
-    def _forgotten(self) -> None:
-        """A run goes with everything or not at all; its outputs are dropped when nothing will replay them."""
-        for table in ("labels", "progress", "steps", "step_attempts", "logs", "waits", "signals"):
-            for row in self._ask(f"select distinct run_id from holdfast_{table} where run_id not in "
-                                 "(select id from holdfast_runs)"):  # fmt: skip
-                self._need(False, "A11", f"{table} of a run that is gone", row["run_id"])
-        for event in self._said("ok", op="delete"):
-            self._need(event["run"] not in self.runs, "A11", "its deletion was acknowledged", event["run"])
-            self.found.counts["deleted"] += 1
-        for event in self._said("purged"):
-            gone = sum(row["kind"] == "gone" for row in self.audit)
-            self._need(gone == event["count"] > 0, "A11", f"{event['count']} purged, {gone} gone")
-            self.found.counts["deleted"] += gone
-        for row in self.audit:
-            if row["kind"] == "output dropped":
-                self.found.counts["outputs dropped"] += 1
-                self._need(row["before"] in TERMINAL, "A11", f"output dropped while {row['before']}", row["run_id"])
-
-    def _ends(self) -> None:
+    def i3_a_run_ends_once(self) -> None:
         ends: Counter[str] = Counter()
         for row in self.audit:
             if row["kind"] == "change":
-                self._need(
+                self.need(
                     row["before"] not in TERMINAL or row["before"] == row["after"],
                     "I3", f"an ended run changed: {row['before']} to {row['after']}", row["run_id"],
                 )  # fmt: skip
                 ends[row["run_id"]] += row["before"] not in TERMINAL and row["after"] in TERMINAL
         for run in self.runs.values():
-            self._need(run["status"] in TERMINAL, "I2", f"not ended after the recovery: {run['status']}", run["id"])
             if run["status"] in TERMINAL:
-                self._need(ends[run["id"]] == 1, "I3", f"ended {ends[run['id']]} times", run["id"])
+                self.need(ends[run["id"]] == 1, "I3", f"ended {ends[run['id']]} times", run["id"])
 
-    def _checkpoints(self) -> None:
+    def i4_a_step_is_saved_once(self) -> None:
+        """A failure may be replaced by what a later attempt of the run came to: that is another saving."""
         times: Counter[tuple[str, str]] = Counter()
         for row in self.audit:
-            if row["kind"].startswith("step"):
+            if row["kind"] in ("step", "step again"):
                 times[row["run_id"], row["name"]] += 1
         for (run, step), count in times.items():
-            self._need(count == 1, "I4", f"step {step} was saved {count} times", run)
-        saved = self._ask("select run_id, name, occurrence, count(*) from holdfast_steps group by 1, 2, 3")
-        for run, step, _, count in saved:
-            self._need(count == 1, "I4", f"step {step} has {count} checkpoints", run)
-        # Whoever begins under a later generation was claimed after it was saved: its writer was fenced off since.
-        by = {(row["run_id"], row["name"]): row["generation"] for row in self._ask("select * from holdfast_steps")}
-        for event in self._said("begin"):
-            writer = by.get((event["run"], event["step"]))
-            words = f"step {event['step']} began under {event['gen']}, saved by {writer}"
-            self._need(writer is None or event["gen"] <= writer, "I5", words, event["run"])
+            self.need(count == 1, "I4", f"step {step} was saved {count} times", run)
+        there = Counter((row["run_id"], row["name"], row["occurrence"]) for row in self.history.steps)
+        for (run, step, _), count in there.items():
+            self.need(count == 1, "I4", f"step {step} has {count} checkpoints", run)
 
-    def _fences(self) -> None:
-        for row in self.audit:
-            run = row["run_id"]
-            if row["kind"] in ("step", "log", "try"):
-                words = f"generation {row['writer']} wrote a {row['kind']} while {row['generation']} was in force"
-                self._need(row["writer"] == row["generation"] and row["before"] == "leased", "I7", words, run)
-            elif row["kind"] == "progress":
-                self._need(row["before"] == "leased", "I7", f"progress of a {row['before']} run", run)
-            elif row["kind"] == "change":
-                before, after = row["generation_before"], row["generation"]
-                self._need(before <= after <= before + 1, "I7", f"generation {before} became {after}", run)
-        for event in self._said("stale"):
-            self.found.counts["stale writes attempted"] += 1
-            self.found.counts[f"stale {event['verb']}"] += 1
-            self.found.counts["stale writes accepted"] += event["changed"] > 0
-            paused = next((run for run in self.runs), None)
-            words = f"{event['verb']} by a process that was paused past its lease changed {event['changed']} rows"
-            self._need(event["changed"] == 0, "I7", words, paused)
+    @cached_property
+    def checkpoints(self) -> dict[tuple[str, str], Row]:
+        """The saving of each step's success, by run and `name#occurrence`."""
+        return {
+            (row["run_id"], row["name"]): row
+            for row in self.audit
+            if row["kind"] in ("step", "step anew") and row["after"] == "completed"
+        }
 
-    def _effects(self) -> None:
-        interrupted: Counter[str] = Counter()
+    def i5_no_body_begins_under_a_claim_that_came_after_its_checkpoint(self) -> None:
+        """A saved failure counts as well, within its attempt of the run."""
+        saved: dict[tuple[str, str], tuple[int, int | None]] = {}
+        attempt: Counter[str] = Counter()
         for row in self.audit:
-            # By expiry, cancel and recall (with another generation), or handed back by the holder.
-            handed_back = row["after"] == "pending" and row["before"] == "leased"
-            taken = row["before"] == "leased" and row["generation_before"] != row["generation"]
-            interrupted[row["run_id"]] += row["kind"] == "change" and (handed_back or taken)
-        self._tries(interrupted)
+            if row["name"] == "attempt":
+                attempt[row["run_id"]] += 1
+            elif row["kind"] in ("step", "step anew"):
+                of = None if row["after"] == "completed" else attempt[row["run_id"]]
+                saved[row["run_id"], row["name"].rpartition("#")[0]] = row["id"], of
+        for event in self.history.said("begin"):
+            at, of = saved.get((event["run"], event["step"]), (None, None))
+            claimed = self.claims.get((event["run"], event["gen"]))
+            if at is not None and claimed is not None and of in (None, event["attempt"]):
+                words = f"step {event['step']} began under generation {event['gen']}, whose claim came after it"
+                self.need(claimed < at, "I5", words, event["run"])
+
+    def i6_effects_happen_as_often_as_faults_allow(self) -> None:
+        """One and, for each time that the run was interrupted, one more; each under a lease, and a claim, of its own.
+
+        And whatever the interruption: the key that a receiver could tell them by is always the same.
+        """
+        self._tries()
         effects: Counter[tuple[str, str]] = Counter()
         keys: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         generations: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
-        for event in self._said("begin"):
+        for event in self.history.said("begin"):
             generations[event["run"], event["step"]].append(event["gen"])
-        for event in self._said("effect"):
+        for event in self.history.said("effect"):
             effects[event["run"], event["step"]] += 1
             keys[event["run"], event["step"]].add(event["key"])
         for (run, step), count in effects.items():
-            allowed = 1 if self.faultless else 1 + interrupted[run]
-            self._need(count <= allowed, "I6", f"{count} effects of step {step}, {allowed} allowed", run)
+            allowed = 1 if self.faultless else 1 + self.interrupted[run]
+            self.need(count <= allowed, "I6", f"{count} effects of step {step}, {allowed} allowed", run)
             began = generations[run, step]
-            self._need(len(set(began)) == len(began), "I6", f"step {step} began twice under one lease: {began}", run)
-            self._need(keys[run, step] == {f"{run}:{step}"}, "I6", f"keys of {step}: {keys[run, step]}", run)
+            self.need(len(set(began)) == len(began), "I6", f"step {step} began twice under one lease: {began}", run)
+            self.need(keys[run, step] == {f"{run}:{step}"}, "I6", f"keys of {step}: {keys[run, step]}", run)
             self.found.counts["step bodies rerun"] += count - 1
 
-    def _tries(self, interrupted: Counter[str]) -> None:
+    def _tries(self) -> None:
         """No step has failed more often than it may; a call whose failure is on no record was interrupted."""
         failed: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
         for row in self.audit:
             if row["kind"] == "try" and row["after"] != "begun":
                 failed[row["run_id"], row["name"]].append(row["after"])
-        calls = Counter((event["run"], event["step"]) for event in self._said("tried"))
+        calls = Counter((event["run"], event["step"]) for event in self.history.said("tried"))
         for (run, step), count in calls.items():
             numbers = failed[run, step]
+            attempts = len({number.partition("/")[0] for number in numbers}) or 1
             words = f"step {step} has failed {len(numbers)} times, as numbers {numbers}"
-            self._need(len(set(numbers)) == len(numbers) <= TRIES[step], "I6", words, run)
-            lost = 0 if self.faultless else interrupted[run]
+            self.need(len(set(numbers)) == len(numbers) <= self.tries[step] * attempts, "I6", words, run)
+            lost = 0 if self.faultless else self.interrupted[run]
             words = f"{count} calls of step {step}, {len(numbers)} failures on record, {lost} interruptions"
-            self._need(count <= len(numbers) + lost, "I6", words, run)
+            self.need(count <= len(numbers) + lost, "I6", words, run)
             self.found.counts["failed tries"] += len(numbers)
 
-    def _readers(self) -> None:
-        last = {event["run"]: event for event in self._said("seen")}
+    def i7_nobody_writes_under_a_lost_lease(self) -> None:
+        """In the audit of the database, and by the answers that the stale writers got."""
+        for row in self.audit:
+            run = row["run_id"]
+            if row["kind"] in ("step", "step anew", "log", "try"):
+                words = f"generation {row['writer']} wrote a {row['kind']} while {row['generation']} was in force"
+                self.need(row["writer"] == row["generation"] and row["before"] == "leased", "I7", words, run)
+            elif row["kind"] == "progress":
+                self.need(row["before"] == "leased", "I7", f"progress of a {row['before']} run", run)
+            elif row["kind"] == "change":
+                before, after = row["generation_before"], row["generation"]
+                self.need(before <= after <= before + 1, "I7", f"generation {before} became {after}", run)
+                stolen = row["before"] == row["after"] == "leased" and before != after
+                self.need(not stolen, "I7", f"claimed for generation {after} while {before} was leased", run)
+        for event in self.history.said("stale"):
+            count, changed = event.get("count", 1), event["changed"]
+            self.found.counts["stale writes attempted"] += count
+            self.found.counts[f"stale {event['verb']}"] += count
+            self.found.counts["stale writes accepted"] += changed if "count" in event else changed > 0
+            self.found.counts[f"accepted {event['verb']}"] += changed if "count" in event else changed > 0
+            run = event.get("of") or next(iter(self.runs), None)
+            words = f"{event['verb']} by a process that was paused past its lease changed {changed} rows"
+            self.need(changed == 0, "I7", words, run)
+
+    def i8_all_readers_see_what_the_job_comes_to(self) -> None:
+        """After the recovery; and whoever saw an end before that has seen the same end."""
+        seen: defaultdict[str, list[Happening]] = defaultdict(list)
+        for event in self.history.said("seen"):
+            seen[event["run"]].append(event)
         for id, run in self.runs.items():
             if run["status"] not in TERMINAL:
                 continue
-            seen = last.get(id)
-            self._need(seen is not None, "I8", "nobody read it after the recovery", id)
-            output = None if run["output"] is None else json.loads(run["output"])
-            if seen is not None:
-                same = all(value == output for value in seen["outputs"]) and seen["status"] == run["status"]
-                self._need(same, "I8", f"readers see {seen['outputs']}, {seen['status']}; it is {output}", id)
-            expected = MODEL[run["job_name"]]
-            if run["status"] == "completed":
-                (n,) = json.loads(run["input"]).values()
-                right = not isinstance(expected, str) and output == expected(n)
-                self._need(right, "I8", f"wrong output {output}", id)
-            elif run["status"] == "failed":
-                meant = run["error_type"] == expected
-                died = run["error_type"] == "WorkerCrashed" and run["crashes"] >= 5
-                self._need(meant or died, "I8", f"failed with {run['error_type']}: {run['error']}", id)
-            else:
-                self._need(id in self._cancelled(), "I8", f"{run['status']}, and nobody asked for that", id)
+            output = value_of(run["output"])
+            self.need(bool(seen[id]) or not self.must_be_read(run), "I8", "nobody read it after the recovery", id)
+            for event in [one for one in seen[id] if one["status"] in TERMINAL]:
+                same = all(value == output for value in event["outputs"]) and event["status"] == run["status"]
+                words = f"readers see {event['outputs']}, {event['status']}; it is {output}, {run['status']}"
+                self.need(same, "I8", words, id)
+            self.comes_to(run, output)
 
-    def _keys(self) -> None:
+    def must_be_read(self, run: Row) -> bool:
+        """Whether a reader has been there after the recovery."""
+        return True
+
+    def expected(self, run: Row) -> Any:
+        """What the job makes of the run's input, or the name of the error that it fails with."""
+        model = MODEL[run["job_name"]]
+        return model if isinstance(model, str) else model(self.input_of(run))
+
+    def comes_to(self, run: Row, output: Any) -> None:
+        expected = self.expected(run)
+        if run["status"] == "completed":
+            self.need(not isinstance(expected, str) and output == expected, "I8", f"wrong output {output}", run["id"])
+        elif run["status"] == "failed":
+            meant = run["error_type"] == expected
+            died = run["error_type"] == "WorkerCrashed" and run["crashes"] >= MOST_CRASHES
+            self.need(meant or died, "I8", f"failed with {run['error_type']}: {run['error']}", run["id"])
+        else:
+            asked = run["id"] in self.cancelled
+            self.need(asked, "I8", f"{run['status']}, and nobody asked for that", run["id"])
+
+    def i11_an_idempotency_key_leads_to_one_run(self) -> None:
         of_key: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         for run in self.runs.values():
             if run["idempotency_key"]:
                 of_key[run["job_name"], run["idempotency_key"]].add(run["id"])
-        asked = {event["tag"]: event for event in self._said("asked", op="trigger") if event["key"]}
-        for event in self._said("ok", op="trigger"):
+        asked = {event["tag"]: event for event in self.history.said("asked", "trigger") if event["key"]}
+        for event in self.history.said("ok", "trigger"):
             if (one := asked.get(event["tag"])) is not None:
                 of_key[one["job"], one["key"]].add(event["run"])
         for (job, key), runs in of_key.items():
-            self._need(len(runs) == 1, "I11", f"key {key!r} of {job} led to {sorted(runs)}", min(runs))
-        for row in self._ask("select r.id, l.key from holdfast_runs as r left join holdfast_labels as l"
-                             " on l.run_id = r.id where r.labels <> '{}' and l.key is null"):  # fmt: skip
-            self._need(False, "I1", "a run without its labels", row["id"])
+            self.need(len(runs) == 1, "I11", f"key {key!r} of {job} led to {sorted(runs)}", min(runs))
 
-    def _concurrency_keys(self) -> None:
+    def i10_a_concurrency_key_has_one_holder(self) -> None:
         """Of one key one run is leased, and of one job and key one waits that was never claimed, after every commit."""
         leased: defaultdict[str, set[str]] = defaultdict(set)
         waiting: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
@@ -326,28 +498,43 @@ class Checker:
                 group.discard(id)
                 if member:
                     group.add(id)
-                self._need(len(group) <= 1, "I10", f"of key {run['concurrency_key']!r} at once: {sorted(group)}", id)
+                self.need(len(group) <= 1, "I10", f"of key {run['concurrency_key']!r} at once: {sorted(group)}", id)
             self.found.counts["keyed leases"] += row["after"] == "leased" and row["before"] == "pending"
 
-    def _cancelled(self) -> set[str]:
-        """Acknowledged, or asked for and perhaps done."""
-        return {event["run"] for event in self._said("ok", op="cancel")} | {
-            event["tag"] for event in self._said("asked", op="cancel")
-        }
-
-    def _cancels(self) -> None:
-        paused = {event["pid"] for event in self._said("fault") if event["phase"] == "paused"}
-        for event in self._said("ok", op="cancel"):
+    def i12_nothing_begins_after_a_cancel(self) -> None:
+        """In the process that was asked it knows at once. Another one finds out when it saves the step that it is about
+        to begin: so of each branch of the job one more body may begin there, under the old claim, and no later claim
+        is made (I3: what has ended stays as it is).
+        """
+        paused = {event["pid"] for event in self.history.said("fault") if event["phase"] == "paused"}
+        for event in self.history.said("ok", "cancel"):
             run = event["run"]
+            branches = self.branches.get(self.jobs.get(run, ""), 1)
             if run in self.runs:
                 status = self.runs[run]["status"]
-                self._need(status == "cancelled", "I12", f"cancelled, acknowledged, and now {status}", run)
-            later = [one for one in self._said("begin") if one["run"] == run and one["seq"] > event["seq"]]
-            # Here it knows at once. Another process finds out when it saves the step that it is about to begin.
+                self.need(status == "cancelled", "I12", f"cancelled, acknowledged, and now {status}", run)
+            begun = [one for one in self.history.of_run.get(run, []) if one["ev"] == "begin"]
+            later = [one for one in begun if one["seq"] > event["seq"]]
             here = [one["step"] for one in later if one["pid"] == event["pid"]]
-            there = [one["step"] for one in later if one["pid"] not in (event["pid"], *paused)]
-            words = f"began after the cancel was acknowledged: {here} in the same process, {there} in others"
-            self._need(not here and len(there) <= 1, "I12", words, run)
+            there = Counter(one["pid"] for one in later if one["pid"] not in (event["pid"], *paused))
+            words = f"began after the cancel was acknowledged: {here} in the same process, {dict(there)} in others"
+            self.need(not here and all(count <= branches for count in there.values()), "I12", words, run)
+
+    def a11_a_run_goes_as_a_whole(self) -> None:
+        """With everything or not at all; and its outputs are dropped only when nothing will replay them."""
+        for table, run in self.history.orphans:
+            self.need(False, "A11", f"{table} of a run that is gone", run)
+        for event in self.history.said("ok", "delete"):
+            self.need(event["run"] not in self.runs, "A11", "its deletion was acknowledged", event["run"])
+            self.found.counts["deleted"] += 1
+        for event in self.history.said("purged"):
+            gone = sum(row["kind"] == "gone" for row in self.audit)
+            self.need(gone == event["count"] > 0, "A11", f"{event['count']} purged, {gone} gone")
+            self.found.counts["deleted"] += gone
+        for row in self.audit:
+            if row["kind"] == "output dropped":
+                self.found.counts["outputs dropped"] += 1
+                self.need(row["before"] in TERMINAL, "A11", f"output dropped while {row['before']}", row["run_id"])
 
     def _count(self) -> None:
         counts = self.found.counts
@@ -356,4 +543,4 @@ class Checker:
             counts["takeovers"] += row["kind"] == "change" and taken and row["generation_before"] != row["generation"]
         counts["checkpoints"] = sum(row["kind"] == "step" for row in self.audit)
         counts["runs"] = len(self.runs)
-        counts["faults"] = len(self._said("fault"))
+        counts["faults"] = len(self.history.said("fault"))

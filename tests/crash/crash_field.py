@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 from crash_checker import AUDIT, Checker, Findings
 from crash_world import read
 
+from sampling import unmeasured
+
 HERE = Path(__file__).parent
 SUCCESSORS = ("finished", "running", "cancelled", "purged")
 """What has become of the run when a paused process goes on."""
@@ -96,23 +98,13 @@ INLINE = tuple(
 OPERATIONS = {one.name: one for one in THREADED + INLINE}
 
 
-_WAITING = "where status = 'pending' and concurrency_key is not null"
-#: Planted faults of the tables.
-SCHEMA_FAULTS = {
-    "one waiting run per key, claimed before or not": (
-        "drop index holdfast_runs_first_in_line",
-        f"create unique index holdfast_runs_first_in_line on holdfast_runs (job_name, concurrency_key) {_WAITING}",
-    ),
-    "key not asked for by a claim": ("drop index holdfast_runs_holding",),
-}
-
-
 class Zygote:
     """Gives children. A fresh interpreter that was asked to import everything once."""
 
     def __init__(self) -> None:
         command = [sys.executable, "-W", "error", str(HERE / "crash_zygote.py")]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=unmeasured())
 
     def ask(self, act: str, **order: Any) -> dict[str, Any]:
         assert self._process.stdin is not None
@@ -170,15 +162,8 @@ class Field:
         """A database in which everything has happened that comes before the operation."""
         folder = self.folder / f"template-{next(self._number)}"
         folder.mkdir()
-        self.healthy(folder, "migrate")
+        self.healthy(folder, "migrate", mutant=mutant)
         database = sqlite3.connect(folder / "holdfast.db")
-        if mutant == "checkpoint not unique":
-            database.executescript(
-                "create table other as select * from holdfast_steps; drop table holdfast_steps;"
-                "alter table other rename to holdfast_steps;"
-            )
-        for sql in SCHEMA_FAULTS.get(mutant or "", ()):
-            database.executescript(sql)
         database.executescript(AUDIT)
         database.close()
         for one in operation.before:

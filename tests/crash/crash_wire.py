@@ -13,15 +13,21 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from crash_world import World
 
 from holdfast.store import sqlite as store
 from holdfast.store.sqlite_place import FileConnection
+
+sys.path.append(str(Path(__file__).parents[1] / "mutants"))
+from mutants import MUTANTS as MUTANTS
+from mutants import plant
 
 _ = store._SQL["claim"]  # the first one that is asked for reads them all
 _NAMES = {text: name for name, text in store._SQL.items()}
@@ -35,71 +41,15 @@ _OPENING = (
 #: What only the holder of a lease may do.
 FENCED = ("renew_leases", "save_progress", "save_logs", "save_attempts", "save_steps", "finish")
 
-#: Planted faults: how a statement looks without one of its guards.
-MUTANTS: dict[str, dict[str, Callable[[str], str]]] = {
-    "checkpoint without its fence": {"save_steps": lambda text: _cut(text, _fence("e", 7, 0))},
-    "checkpoint not unique": {
-        # The table is without its primary key as well: see crash_field.
-        "save_steps": lambda text: text[: text.index("on conflict")] + "returning run_id, name, occurrence, generation",
-    },
-    "expired lease never reclaimed": {"expire": lambda text: _cut(text, "status = 'leased' and", "false and")},
-    "end without its fence": {"finish": lambda text: _cut(text, _fence("e", 1, 2))},
-    "renewal without its fence": {
-        "renew_leases": lambda text: _cut(text, _fence("e", 1, 2), " and r.status = 'leased'"),
-    },
-    "log without its fence": {"save_logs": lambda text: _cut(text, _fence("e", 1, 2))},
-    "progress without its fence": {"save_progress": lambda text: _cut(text, _fence("e", 1, 2))},
-    "try without its fence": {"save_attempts": lambda text: _cut(text, _fence("e", 7, 0))},
-    "failed tries not counted": {"failed_tries": lambda text: _cut(text, "a.error is not null", "false")},
-    "checkpoints not loaded on takeover": {
-        "first_steps": lambda text: _cut(text, "s.position < ?2", "s.position < 0 * ?2")
-    },
-    "idempotency key not kept": {"insert_runs": lambda text: _cut(text, "value ->> 6", "null")},
-    "commit that keeps nothing": {"commit": lambda text: "rollback"},
-    "output not kept": {"finish": lambda text: _cut(text, "output = e.value ->> 5", "output = e.value ->> 6")},
-    "cancel not guarded by status": {
-        "cancel": lambda text: _cut(text, " and status in ('pending', 'leased', 'waiting')"),
-    },
-    "delete not guarded by status": {
-        "forgettable": lambda text: _cut(text, "when r.completed_at is null then r.status"),
-        "delete_runs": lambda text: _cut(text, " and completed_at is not null"),
-    },
-    "half a deletion": {"delete_logs": lambda text: text + " and false"},
-    "outputs dropped while the run may go on": {
-        "forgettable": lambda text: _cut(text, "when r.completed_at is null then r.status"),
-    },
-}
 
-
-MUTANTS |= {
-    "key not passed on at an end": {
-        "finish": lambda text: _cut(text, "iif(status = 'pending', null, concurrency_key)", "null")
-    },
-    "key not passed on at a cancel": {
-        "cancel": lambda text: _cut(text, "returning id, concurrency_key", "returning id, null")
-    },
-    "key not asked for by a claim": {
-        # The table is without its unique index as well: see crash_field.
-        "claim": lambda text: _cut(text, "where c.concurrency_key is null or", "where true or"),
-        "bring_forward": lambda text: _cut(text, "h.turn = 2", "h.turn = 3"),
-    },
-    "one waiting run per key, claimed before or not": {},  # an index: see crash_field
-}
-
-
-def _fence(row: str, generation: int, owner: int) -> str:
-    return f" and r.generation = {row}.value ->> {generation} and r.lease_owner = {row}.value ->> {owner}"
-
-
-def _cut(text: str, part: str, by: str = "") -> str:
-    assert part in text, f"the statement has changed; adapt the planted fault: {text}"
-    return text.replace(part, by)
+#: The names of statements without one of their guards.
+_PLANTED: dict[str, str] = {}
 
 
 def name_of(sql: str) -> str:
     """What a statement is called here."""
-    if sql in _NAMES:
-        return _NAMES[sql]
+    if (name := _NAMES.get(sql) or _PLANTED.get(sql)) is not None:
+        return name
     if sql in ("begin immediate", "commit", "rollback"):
         return sql.split()[0]
     if sql.startswith("select old.id"):
@@ -135,7 +85,9 @@ class Wire:
         self.phase = ""
         self.points: list[str] = []
         self.was_paused = False
-        self._changes = MUTANTS[mutant] if mutant else {}
+        if mutant is not None:
+            plant(mutant)
+            _PLANTED.update({text: name for name, text in store._SQL.items()})
         self._count: Counter[str] = Counter()
         self._lock = threading.Lock()
 
@@ -189,8 +141,7 @@ class Wire:
         self.strike(point, "before")
         self.strike(point, "paused")
         before = connection.total_changes
-        change = self._changes.get(name)
-        cursor = run(sql if change is None else change(sql))
+        cursor = run(sql)
         if self.was_paused and name in FENCED:
             # SQLite counts the changes of a statement only once its rows are fetched.
             cursor = _Fetched(cursor)  # type: ignore[assignment]

@@ -13,7 +13,10 @@ from crash_field import OPERATIONS, Field, Tally
 from crash_wire import _NAMES
 from crash_world import read
 
-pytestmark = pytest.mark.crash
+pytestmark = [
+    pytest.mark.crash,
+    pytest.mark.sampled("crash points: what a transaction keeps is the same on every Python", every=5),
+]
 
 #: What a paused process must at least have tried to write once it went on.
 STALE = {

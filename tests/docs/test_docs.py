@@ -31,6 +31,8 @@ import holdfast
 from holdfast.engine.hub import EVENTS
 from holdfast.store.base import Store
 
+pytestmark = pytest.mark.sampled("the documentation: its programs do the same on every Python", every=6)
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
     [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")]

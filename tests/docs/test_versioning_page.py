@@ -11,6 +11,8 @@ import pytest
 from holdfast import Job, Outdated, Run, RunStatus, SyncStep, ValidationError, job
 from house import PATIENCE, House
 
+pytestmark = pytest.mark.sampled("the documentation: its programs do the same on every Python", every=6)
+
 
 class Report:
     """The job as it was before the deploy, and who was called since."""

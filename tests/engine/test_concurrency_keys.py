@@ -192,7 +192,8 @@ def test_s5_an_end_that_comes_during_a_claim_that_finds_nothing_is_not_overlooke
         second = keyed.trigger("2").wait(LONG)
         assert store.claiming.wait(LONG)
         gate.set()
-        until(lambda: app._engine.committer.backlog > 0, "the end in the line")
+        # Behind the claim, which is being served.
+        until(lambda: "finish" in [one.verb for one in app._engine.committer._line], "the end in the line")
         store.go_on.set()
         assert second.result(LONG).wait(LONG) == "2"
     store.close()

@@ -223,6 +223,102 @@ def test_s2_a_lease_counts_from_when_it_was_asked_for_not_from_when_the_answer_c
     assert house.calls == []
 
 
+def test_s2_a_renewal_counts_from_when_it_was_asked_for_not_from_when_the_answer_came(house: House) -> None:
+    house.app.init().wait(LONG)
+    house.begin(house.hold)
+    keeper, worker = house.app._engine.keeper, house.app._engine.worker
+    assert worker is not None
+    assert worker._tick is not None
+    worker._tick.cancel()
+    keeper.stop()  # nobody else renews
+    house.clock.advance(LEASE / 3)
+    (renewal,) = keeper.renewals()
+    house.clock.advance(3)
+    house.app._engine.committer.join(renewal)
+    assert renewal.wait(LONG) is True
+    assert house.believed() == LEASE - 3
+
+
+@pytest.mark.parametrize("form", ["async", "sync"])
+def test_s2_who_can_not_write_gives_up_when_the_lease_is_over(house: House, form: str) -> None:
+    def refuse(tx: Tx, saves: Sequence[Any]) -> list[bool]:
+        raise StoreUnavailable("the disk is on fire")
+
+    over = threading.Event()
+
+    @house.app.job
+    async def stubborn(step: Step) -> None:
+        try:
+            await step.run("first", house.began.set)
+        finally:
+            over.set()
+
+    @house.app.job
+    def stubborn_sync(step: SyncStep) -> None:
+        try:
+            step.run("first", house.began.set)
+        finally:
+            over.set()
+
+    house.store.save_steps = refuse  # type: ignore[method-assign]
+    house.app.init().wait(LONG)
+    house.begin(stubborn if form == "async" else stubborn_sync)
+    until(lambda: "checkpoint" in [error.context for error in house.errors], "a refusal")
+    house.store.renew_leases = refuse  # type: ignore[method-assign]
+    house.store.expire = lambda tx, sweeps: [[] for _ in sweeps]  # type: ignore[method-assign]  # nor takes it over
+    assert not over.is_set()
+    house.clock.advance(LEASE)
+    assert over.wait(LONG)
+
+
+def test_s2_a_renewal_that_is_refused_because_of_the_runs_own_end_is_no_lost_lease(house: House) -> None:
+    commit = house.store.commit
+
+    def refused_in_between(tx: Tx) -> None:
+        commit(tx)
+        if house.column(run_id, "completed_at") is not None:
+            # As a round does that comes before the worker hears of the end.
+            for holder in house.app._engine.keeper.held:
+                holder.lease_lost(None)
+
+    house.app.init().wait(LONG)
+    run_id = house.begin(house.hold)
+    house.store.commit = refused_in_between  # type: ignore[method-assign]
+    house.go.set()
+    assert house.app.wait_for_run(run_id).wait(LONG).status == "completed"
+    house.app.stop().wait(LONG)
+    assert house.errors == []
+
+
+def test_s2_a_lease_that_is_over_by_our_own_clock_is_renewed_no_more(house: House) -> None:
+    house.app.init().wait(LONG)
+    house.begin(house.hold)
+    keeper, worker = house.app._engine.keeper, house.app._engine.worker
+    assert worker is not None
+    assert worker._tick is not None
+    worker._tick.cancel()
+    keeper.stop()  # nobody drops it
+    house.clock.advance(LEASE - 1)
+    assert len(keeper.renewals()) == 1
+    house.clock.advance(1)
+    assert keeper.renewals() == []
+
+
+def test_s2_a_renewal_that_failed_is_none(house: House) -> None:
+    def refuse(tx: Tx, renewals: Sequence[Renewal]) -> list[bool]:
+        raise StoreUnavailable("the disk is on fire")
+
+    house.app.init().wait(LONG)
+    house.begin(house.hold)
+    house.store.renew_leases = refuse  # type: ignore[method-assign]
+    house.clock.advance(LEASE / 3)
+    until(lambda: "lease-renewal" in [error.context for error in house.errors], "the failure")
+    assert house.believed() == LEASE * 2 / 3
+    house.clock.advance(LEASE * 2 / 3)
+    until(lambda: house.reasons, "the abort")
+    assert house.reasons[0] == "lease-lost"  # and then somebody takes it over: we ourselves
+
+
 def test_a_lease_that_is_over_by_our_own_clock_stops_the_run_whatever_the_database_says(house: House) -> None:
     house.app.init().wait(LONG)
     run_id = house.begin(house.hold)
@@ -293,6 +389,23 @@ def test_s1_a_run_that_kills_its_workers_is_given_up_and_who_waits_is_told(house
     app.stop().wait(LONG)
 
 
+def test_s1_a_lease_that_runs_out_long_after_the_start_is_taken_over_without_anybody_asking(house: House) -> None:
+    app = Holdfast(house.store, clock=house.clock, lease=LEASE)
+
+    @app.job
+    def other() -> None: ...
+
+    with app:
+        until(lambda: any("expire" in verbs for verbs in house.store.rounds), "the look at the start")
+        run_id = house.die_with(house.crash)
+        for _ in range(4):
+            house.clock.advance(LEASE / 4)
+            house.store.rounds.clear()
+            house.clock.advance(1)
+            until(lambda: any("expire" in verbs for verbs in house.store.rounds), "another look")
+        until(lambda: house.column(run_id, "crashes") == 1, "the takeover", clock=house.clock)
+
+
 def test_s9_a_sweep_renews_what_is_held_here_first_and_in_the_same_round(house: House) -> None:
     house.app.init().wait(LONG)
     house.begin(house.hold)
@@ -328,10 +441,10 @@ def test_s9_nobody_is_judged_after_somebody_held_the_write_lock_for_more_than_ha
 
 
 def test_s9_the_time_that_the_write_lock_was_held_counts_over_all_that_were_refused_for_it(house: House) -> None:
+    house.store.lock_timeout = 1.5  # of the connections that are opened from now on
     run_id = house.die_with(house.hold)
     house.go.set()
     house.clock.advance(LEASE)
-    house.store.lock_timeout = 0.2
     blocker = sqlite3.connect(house.path, isolation_level=None)
     blocker.execute("begin immediate")
     outcomes: list[Any] = []
@@ -394,6 +507,38 @@ def test_s9_a_jump_of_the_wall_clock_costs_no_living_worker_its_lease(house: Hou
     house.go.set()
     assert house.app.wait_for_run(run_id).wait(LONG).status == "completed"
     assert house.reasons == [None]
+
+
+def test_s9_inline_leases_are_renewed_also_while_a_jump_of_the_wall_clock_suspends_judging(tmp_path: Path) -> None:
+    clock = HandClock()
+
+    async def main() -> None:
+        app = Holdfast(f"sqlite:///{tmp_path / 'app.db'}", inline=True, clock=clock, lease=LEASE)
+        began, may_go = asyncio.Event(), asyncio.Event()
+
+        @app.job
+        async def work(step: Step) -> None:
+            began.set()
+            await may_go.wait()
+
+        async with app:
+            run = await work.trigger()
+            worker = app._engine.worker
+            assert worker is not None
+            await began.wait()
+            (execution,) = worker.executing
+            clock.jump(LEASE + 1)
+            for _ in range(round(2 * LEASE)):  # one look for work after the other: there is no thread that renews
+                clock.advance(1.0)
+                for _ in range(20):
+                    await asyncio.sleep(0)
+            left.append(execution.deadline - clock.steady())
+            may_go.set()
+            await run.wait()
+
+    left: list[float] = []
+    asyncio.run(asyncio.wait_for(main(), LONG))
+    assert left[0] > LEASE / 2
 
 
 @pytest.mark.parametrize(("jump", "judges"), [(9.0, True), (-9.0, True), (11.0, False), (-11.0, False)])

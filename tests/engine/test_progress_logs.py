@@ -25,6 +25,16 @@ class Troubled(SqliteStore):
         self.trouble: dict[str, int] = {}
         self.poison = "poison"
         self.progress_rounds = 0
+        self.unanswered = 0
+        """So many more commits of lines are done, and their answers lost."""
+        self._has_lines = False
+
+    def commit(self, tx: Tx) -> None:
+        super().commit(tx)
+        has_lines, self._has_lines = self._has_lines, False
+        if has_lines and self.unanswered:
+            self.unanswered -= 1
+            raise sqlite3.OperationalError("the answer was lost")
 
     def _refuse(self, verb: str) -> None:
         if self.trouble.get(verb, 0):
@@ -39,6 +49,7 @@ class Troubled(SqliteStore):
 
     def save_logs(self, tx: Tx, lines: Sequence[LogSave]) -> list[None]:
         self._refuse("save_logs")
+        self._has_lines = True
         return super().save_logs(tx, lines)
 
     def save_progress(self, tx: Tx, rows: Sequence[ProgressSave]) -> list[None]:
@@ -180,6 +191,28 @@ def test_s3_lines_that_were_refused_are_sent_again_once_before_their_step_is_sav
 
     asyncio.run(main())
     assert "nobody asked" not in caplog.text
+
+
+@pytest.mark.parametrize("answers_lost", [1, 2, 3])
+def test_s3_a_line_whose_commit_gave_no_answer_is_there_once(house: House, store: Troubled, answers_lost: int) -> None:
+    @job
+    async def work(step: Step) -> None:
+        async def body() -> None:
+            step.log.info("one")
+            # The first playing of its round and the second; the third one is that of the line when it is sent again.
+            await until(lambda: store.unanswered <= max(0, answers_lost - 2))
+
+        await step.run("body", body)
+        step.log.info("two")
+
+    async def main() -> None:
+        store.unanswered = answers_lost
+        async with house.app(work, store=store) as app:
+            run = await app.jobs.work.trigger_and_wait()
+            assert [line.message for line in await app.get_logs(run.id)] == ["one", "two"]
+        assert store.unanswered == 0
+
+    asyncio.run(main())
 
 
 def test_data_that_can_not_be_kept_is_shown_and_fails_nothing(house: House) -> None:

@@ -138,6 +138,50 @@ def test_s3_a_final_failure_is_raised_again_in_the_same_attempt_without_charging
     assert [(type(error), error.args) for error in seen] == [(Declined, ("no funds", 5))] * 2
 
 
+@pytest.mark.parametrize("form", ["async", "sync"])
+def test_s3_a_step_returns_when_its_checkpoint_is_committed_and_not_before(house: House, form: str) -> None:
+    seen: list[list[str]] = []
+
+    def look() -> None:
+        seen.append([name for (name,) in house.steps("name")])
+
+    @job(name="work")
+    async def work(step: Step) -> None:
+        for name in ("first", "second"):
+            await step.run(name, list)
+            look()
+
+    @job(name="work")
+    def work_sync(step: SyncStep) -> None:
+        for name in ("first", "second"):
+            step.run(name, list)
+            look()
+
+    async def main() -> None:
+        one: Any = work if form == "async" else work_sync
+        async with house.app(one) as app:
+            await (await app.get_job("work").trigger()).result()  # type: ignore[union-attr]
+
+    asyncio.run(main())
+    assert seen == [["first"], ["first", "second"]]
+
+
+def test_s3_the_key_of_a_step_is_the_same_in_every_execution(house: House, stuck: Stuck) -> None:
+    keys: list[str] = []
+
+    @job
+    async def work(step: Step) -> None:
+        keys.append(step.idempotency_key("charge"))
+        await step.run("wait", stuck.hang)
+
+    async def main() -> None:
+        run_id = await house.crash(work, stuck)
+        await house.resume(work, run_id)
+        assert keys == [f"{run_id}:charge"] * 2
+
+    asyncio.run(main())
+
+
 def test_s3_what_a_step_raises_is_the_same_live_and_on_replay(house: House, stuck: Stuck) -> None:
     seen: list[tuple[type, str, Any]] = []
 

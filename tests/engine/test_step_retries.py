@@ -395,6 +395,53 @@ def test_s4_a_cancel_ends_the_rest_and_there_is_no_further_try(house: House, clo
 
 
 @pytest.mark.parametrize("form", ["async", "sync"])
+def test_s4_no_try_begins_after_a_cancel_that_came_while_the_tries_before_were_read(
+    house: House, stuck: Any, form: str
+) -> None:
+    flaky, asked, told, ended = Flaky(0), threading.Event(), threading.Event(), threading.Event()
+
+    @job
+    async def work(step: Step) -> None:
+        await step.run("first", stuck.hang)
+        try:
+            await step.options(retry=Retry(1)).run("flaky", flaky.call)
+        finally:
+            ended.set()
+
+    @job(name="work")
+    def work_sync(step: SyncStep) -> None:
+        step.run("first", stuck.hang_sync)
+        try:
+            step.options(retry=Retry(1)).run("flaky", flaky.call)
+        finally:
+            ended.set()
+
+    async def main() -> None:
+        chosen = work if form == "async" else work_sync
+        run_id = await house.crash(chosen, stuck)
+        flaky.calls = 0  # the lost execution may have come so far
+        ended.clear()
+        app = house.app(chosen)
+        find = app._engine.store.failed_tries
+
+        def slowly(*args: Any) -> Any:
+            asked.set()
+            told.wait(PATIENCE)
+            return find(*args)
+
+        app._engine.store.failed_tries = slowly  # type: ignore[method-assign]
+        async with app:
+            await until(asked.is_set)
+            await app.cancel(run_id)
+            told.set()
+            await until(ended.is_set)
+
+    asyncio.run(main())
+    assert flaky.calls == 0
+    assert house.status() == ["cancelled"]
+
+
+@pytest.mark.parametrize("form", ["async", "sync"])
 def test_s4_a_worker_that_stops_hands_a_resting_run_back_at_once(house: House, clock: HandClock, form: str) -> None:
     flaky = Flaky(1)
 

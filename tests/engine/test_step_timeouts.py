@@ -250,6 +250,32 @@ def test_s4_too_many_bodies_that_were_left_stop_the_claims(house: House, clock: 
     assert "takes no more runs" in house.errors[-1][1]
 
 
+def test_s3_a_run_that_is_claimed_when_a_left_body_comes_back_has_no_part_of_that_steps_name(
+    house: House, clock: HandClock, bodies: Bodies
+) -> None:
+    work = work_of("async", bodies.deaf, timeout=2)
+
+    @job
+    async def after(step: Step) -> str:
+        return await step.run("clean", lambda: "done")
+
+    async def main() -> None:
+        async with house.app(work, after, clock=clock, concurrency=1, cancel_grace=1) as app:
+            for number in (1, 2):  # with two of them left behind nothing is claimed any more
+                run = await trigger(app)
+                await until(lambda number=number: bodies.begun == number and timer(clock, 2)())
+                clock.advance(2)
+                await until(timer(clock, 1))
+                clock.advance(1)
+                await run.wait(PATIENCE)
+            waiting = await app.jobs.after.trigger()
+            bodies.may_go.set()
+            await waiting.wait(PATIENCE)
+
+    asyncio.run(main())
+    assert house.sql("select name from holdfast_steps where status = 'completed'") == [("clean",)]
+
+
 # -- at the same moment --------------------------------------------------------------------------------------------
 
 

@@ -102,6 +102,42 @@ def test_what_a_thread_of_an_ended_run_still_does_is_refused(house: House) -> No
     assert house.errors == []
 
 
+def test_what_a_thread_does_between_the_return_of_its_run_and_the_written_end_is_refused(house: House) -> None:
+    ends: list[str] = []
+    may_go, gate = threading.Event(), threading.Event()
+
+    @job
+    def work(step: SyncStep) -> str:
+        def late() -> None:
+            may_go.wait(PATIENCE)
+            try:
+                step.run("late", abs, 1)
+            except BaseException as error:
+                ends.append(type(error).__name__)
+            gate.set()
+
+        app._engine.committer.gate = gate  # its end is not written before somebody says so
+        thread = threading.Thread(target=late)
+        threads.append(thread)
+        thread.start()
+        return "done"
+
+    threads: list[threading.Thread] = []
+    app = house.app(work)
+    with app:
+        run = app.jobs.work.trigger().wait(PATIENCE)
+        looks = threading.Event()
+        while not any(ticket.verb == "finish" for ticket in [*app._engine.committer._line]):
+            looks.wait(0.002)
+        may_go.set()
+        threads[0].join(PATIENCE / 3)
+        gate.set()
+        threads[0].join(PATIENCE)
+        assert run.result().wait(PATIENCE) == "done"
+    assert ends == ["Unwind"]
+    assert house.steps() == []
+
+
 def test_inline_sync_and_async_jobs_run_in_the_callers_thread_alone(house: House) -> None:
     before = threading.active_count()
     seen: set[int] = set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from around import LONG, Spoiled, rows, until, url
 
 from holdfast import Holdfast, Step
+from holdfast.model.run import NewRun
 from holdfast.store.base import Claimed, ClaimOrder, Tx
 from holdfast.store.sqlite import SqliteStore
 from holdfast.testing.clock import HandClock
@@ -251,6 +252,27 @@ def test_what_a_claim_with_a_lost_answer_leased_is_given_anew_at_once(tmp_path: 
     assert log.seen == [7]
 
 
+def test_a_claim_that_is_played_again_takes_nothing_from_another_one_of_its_worker(tmp_path: Path, log: Log) -> None:
+    store = Spoiled(url(tmp_path))
+    app, note = make(tmp_path, log, url=store)
+    app.migrate().wait(LONG)
+    for n in (1, 2):
+        note.trigger(n).wait(LONG)
+    committer, done = app._engine.committer, list[bool]()
+    store.lost_commits = 1
+    committer.gate = threading.Event()
+    threads = [threading.Thread(target=lambda: done.append(app.process_one().wait(LONG))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    until(lambda: [ticket.verb for ticket in committer._line].count("claim") == 2, "two claims in one round")
+    committer.gate.set()
+    for thread in threads:
+        thread.join()
+    assert done == [True, True]
+    assert sorted(log.seen) == [1, 2]
+    app.stop().wait(LONG)
+
+
 class Slow(SqliteStore):
     """Holds up claims while it is told to."""
 
@@ -263,6 +285,50 @@ class Slow(SqliteStore):
         self.asked.set()
         assert self.go.wait(LONG)
         return super().claim(tx, orders)
+
+
+class News(SqliteStore):
+    """Somebody comes right after a claim was committed that has found nothing, before the worker is told."""
+
+    comes: Callable[[], None] | None = None
+    found_nothing = False
+
+    def claim(self, tx: Tx, orders: Sequence[ClaimOrder]) -> list[Claimed]:
+        got = super().claim(tx, orders)
+        self.found_nothing = not any(claimed.runs for claimed in got)
+        return got
+
+    def commit(self, tx: Tx) -> None:
+        super().commit(tx)
+        found_nothing, self.found_nothing = self.found_nothing, False
+        if self.comes is not None and found_nothing:
+            comes, self.comes = self.comes, None
+            comes()
+
+
+def test_a_trigger_that_comes_while_a_claim_finds_nothing_is_not_overlooked(tmp_path: Path, log: Log) -> None:
+    store, beside = News(url(tmp_path)), SqliteStore(url(tmp_path))
+    # Time stands still: nothing is ever polled.
+    app, _ = make(tmp_path, log, url=store, clock=HandClock(), worker="thread")
+
+    with app:
+        app._engine.watcher.stop()  # it would see the change in the database, a little later
+        worker = app._engine.worker
+        assert worker is not None
+
+        def trigger() -> None:
+            connection = beside.connect()
+            tx = beside.begin(connection)
+            beside.trigger(tx, [NewRun("a", "note", '{"n":7}')])
+            beside.commit(tx)
+            beside.disconnect(connection)
+            worker.wake()
+
+        store.comes = trigger
+        worker.wake()  # it looks, and finds nothing
+        until(lambda: log.seen == [7], "the run")
+    store.close()
+    beside.close()
 
 
 def test_a_claim_that_is_cancelled_with_all_tasks_of_its_loop_hands_back_and_is_not_the_last(

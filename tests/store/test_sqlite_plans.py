@@ -59,7 +59,7 @@ HOT: dict[str, tuple[Any, ...]] = {
     "saved_steps": (json.dumps([_SAVE]),),
     "first_steps": (json.dumps(["r1"]), 100),
     "find_steps": ("r1", 0, 100),
-    "save_logs": (json.dumps([["r1", 1, "me", None, "info", "text", None, 1]]), True),
+    "save_logs": (json.dumps([["r1", 1, "me", None, "info", "text", None, 1, True]]),),
     "find_logs": ("r1", 0, 100),
     "follow": (json.dumps(["r1"]),),
     "step_marks": (json.dumps([["r1", 0]]),),

@@ -13,7 +13,7 @@ import pytest
 from holdfast import Holdfast
 from holdfast.basis.errors import HoldfastError, StoreError, StoreUnavailable, ValidationError
 from holdfast.model.run import NewRun, RunFilter
-from holdfast.store.base import Tx
+from holdfast.store.base import ClaimOrder, Tx
 from holdfast.store.sqlite import SqliteStore
 from holdfast.store.sqlite_place import NumberedConnection
 from holdfast.testing.clock import HandClock
@@ -97,6 +97,43 @@ def test_a_writer_waits_for_the_lock_and_says_how_long(store: SqliteStore) -> No
         thread.join()
         assert later.waited >= 0
         patient.rollback(later)
+
+
+class Told(HandClock):
+    """Tells when somebody notes the beginning of a transaction."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = threading.Event()
+
+    def steady(self) -> float:
+        self.asked.set()
+        return super().steady()
+
+
+def test_a_claim_sees_what_was_claimed_while_it_waited_for_the_lock(tmp_path: Path) -> None:
+    clock = Told()
+    first, second = (SqliteStore(f"sqlite:///{tmp_path}/app.db", clock=one) for one in (HandClock(), clock))
+    first.migrate()
+    claimed: list[list[str]] = []
+
+    def claim(store: SqliteStore, tx: Tx, owner: str) -> None:
+        (found,) = store.claim(tx, [ClaimOrder(owner, 10, 30_000_000, ("job",))])
+        claimed.append([run.id for run in found.runs])
+        store.commit(tx)
+
+    with closing(first.connect()) as one, closing(second.connect()) as other:
+        tx = first.begin(one)
+        first.trigger(tx, [NewRun(name, "job", "1") for name in "abc"])
+        first.commit(tx)
+        tx = first.begin(one)
+        clock.asked.clear()
+        thread = threading.Thread(target=lambda: claim(second, second.begin(other), "second"))
+        thread.start()
+        assert clock.asked.wait(20)
+        claim(first, tx, "first")
+        thread.join()
+    assert claimed == [["a", "b", "c"], []]
 
 
 def test_migrating_a_locked_database_says_that_it_is_locked(store: SqliteStore) -> None:

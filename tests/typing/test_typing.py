@@ -24,12 +24,7 @@ HERE = Path(__file__).parent
 GOOD, BAD = HERE / "good.py", HERE / "bad.py"
 SECONDS = 300
 
-#: What is true of types is true of them on every Python; the checkers are slow, so the lowest version speaks for all.
-LOWEST = (3, 11)
-
-pytestmark = pytest.mark.skipif(
-    sys.version_info[:2] != LOWEST, reason="the types are checked once, on Python 3.11, the lowest version"
-)
+pytestmark = pytest.mark.sampled("types: the checkers say the same on every Python")
 
 
 def marked(path: Path) -> set[int]:

@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.sampled("web servers: the same on every Python", every=4)
+
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "django.md"
 LONG = 60
 

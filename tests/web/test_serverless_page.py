@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.sampled("web servers: the same on every Python", every=4)
+
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "serverless.md"
 
 INVOCATION = """

@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+pytestmark = pytest.mark.sampled("web servers: the same on every Python", every=4)
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "web"
 LONG = 60.0
 

@@ -57,13 +57,24 @@ def exact_json(value: Any) -> str | None:
 
     Most values are this small: to read them back and compare costs more than to write them.
     """
+    return _text(value) if _is_exact(value) else None
+
+
+def exact_object(fields: dict[str, Any]) -> str | None:
+    """The same of a JSON object whose fields are such values."""
+    return _text(fields) if all(_is_exact(value) for value in fields.values()) else None
+
+
+def _is_exact(value: Any) -> bool:
     kind = type(value)
-    if kind is str or kind is bool or value is None or (kind is int and -_EXACT_INT <= value <= _EXACT_INT):
-        try:
-            return to_json(value).decode()
-        except ValueError:  # a text that is no Unicode
-            return None
-    return None
+    return kind is str or kind is bool or value is None or (kind is int and -_EXACT_INT <= value <= _EXACT_INT)
+
+
+def _text(value: Any) -> str | None:
+    try:
+        return to_json(value).decode()
+    except ValueError:  # a text that is no Unicode
+        return None
 
 
 def difference(before: Any, after: Any, opaque: list[Any]) -> Difference | None:

@@ -27,13 +27,13 @@ from .errors import DefinitionError, NotKept, Outdated
 from .exact import MISSING, Difference, difference, exact_json
 from .tagged import Unpackable, pack, unpack
 
-__all__ = ["COMPARED_BYTES", "MISSING", "Kept", "Shape", "plain", "problems", "shape_of", "why_no_schema"]
+__all__ = ["COMPARED_BYTES", "MISSING", "SCALARS", "Kept", "Shape", "plain", "problems", "shape_of", "why_no_schema"]
 
 #: Comparing costs as much as coding; above this only the type is compared (and always all in the testing kit).
 COMPARED_BYTES = 65536
 
 #: Annotations without anything to validate or convert, once the type is right.
-_SCALARS = (int, str, bool)
+SCALARS = (int, str, bool)
 
 _CONFIG = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", ser_json_inf_nan="strings")
 
@@ -225,7 +225,7 @@ class _Typed:
     __slots__ = ("_adapter", "_exact", "_scalar")
 
     def __init__(self, annotation: Any) -> None:
-        self._scalar = annotation if type(annotation) is type and annotation in _SCALARS else None
+        self._scalar = annotation if type(annotation) is type and annotation in SCALARS else None
         try:
             self._adapter = _adapter(annotation)
             self._exact = not _holds(self._adapter.core_schema, _INEXACT)

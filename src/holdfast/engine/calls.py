@@ -44,7 +44,7 @@ _MANY = 10_000
 
 def callee(fn: Callable[..., Any]) -> Callee:
     """What is known of the function; `DefinitionError` for what can't be called."""
-    function = _function(fn)
+    function = fn if type(fn) is types.FunctionType else _function(fn)
     if not isinstance(function, types.FunctionType):
         return _look_at(fn, function)
     if function.__annotations__ or function.__dict__:

@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 _REST = 1_000_000
 
 
+#: A run whose workers died so often in a row is executed apart from others like it: one of them may be the cause.
+SUSPECT = 2
+
 #: What the user's code is told by its signal when somebody else has ended the run.
 _WHY: dict[str | None, str] = {RunStatus.CANCELLED: "cancelled", RunStatus.TIMED_OUT: "timeout"}
 
@@ -111,6 +114,11 @@ class Execution:
                 setattr(self, name, make())
             return getattr(self, name)
 
+    @property
+    def is_suspect(self) -> bool:
+        """Whether its workers died several times in a row, and it has saved no step since."""
+        return self.row.crashes >= SUSPECT and not (self._steps is not None and self._steps.moved_on)
+
     def pending_notes(self) -> list[Ticket[Any]]:
         """What it has said and must go before what it writes now."""
         return [] if self._notes is None else self._notes.pending()
@@ -158,6 +166,7 @@ class Execution:
         finally:
             self._close()
             self.worker.finished(self)
+            current.set(None)  # this task's context holds the execution, which holds the task: a circle
 
     async def _outcome(self) -> Outcome | None:
         """What the run comes to; None if that is no longer ours to say."""

@@ -191,7 +191,7 @@ class Notes:
         again = []
         for ticket in lines:
             if isinstance(ticket._error, StoreUnavailable):
-                again.append(self._line(ticket.row))
+                again.append(self._line(ticket.row._replace(again=True)))
             elif ticket._error is not None:
                 self._hub.report(ticket._error, "log", self._execution.row.id)
             elif not ticket.done():

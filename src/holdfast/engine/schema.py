@@ -27,8 +27,9 @@ from pydantic_core import to_json
 from typing_extensions import is_typeddict
 
 from ..basis.errors import DefinitionError, NotKept, ValidationError
+from ..basis.exact import exact_object
 from ..basis.text import error_text
-from ..basis.values import MISSING, Shape, problems, shape_of
+from ..basis.values import MISSING, SCALARS, Shape, problems, shape_of
 
 _CONFIG = ConfigDict(
     extra="ignore",
@@ -265,9 +266,14 @@ class _Parameters:
                 _shape(name, parameter, annotation)  # says which
             raise DefinitionError(f"{name} can't be a job: {str(error).splitlines()[0]}") from error
         self.shape = Shape(model)
+        self._scalars = all(type(one) is type and one in SCALARS for one in annotations)
 
     def encode(self, given: dict[str, Any]) -> str:
-        return _kept(self.shape, self.shape.validate, given, self._by_parameter)
+        return _kept(self.shape, self.shape.validate, given, self._by_parameter, self._exact if self._scalars else None)
+
+    def _exact(self, model: Any) -> str | None:
+        fields = model.__dict__
+        return exact_object({name: fields[field] for field, name in self._names.items()})
 
     def encode_json(self, mapping: Mapping[str, Any]) -> str:
         return _kept(self.shape, self.shape.validate_json, _wire(mapping), self._by_parameter)
@@ -307,9 +313,18 @@ class _SingleModel:
         return [self.shape.load(text, "input")]
 
 
-def _kept(shape: Shape, validate: Callable[[Any], Any], given: Any, named: Callable[[str], str]) -> str:
+def _kept(
+    shape: Shape,
+    validate: Callable[[Any], Any],
+    given: Any,
+    named: Callable[[str], str],
+    exact: Callable[[Any], str | None] | None = None,
+) -> str:
     try:
-        return shape.keep(validate(given), "input").text
+        value = validate(given)
+        if exact is not None and (text := exact(value)) is not None:
+            return text
+        return shape.keep(value, "input").text
     except pydantic.ValidationError as error:
         raise _invalid(problems(error, "")) from None
     except NotKept as error:

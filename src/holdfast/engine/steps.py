@@ -387,6 +387,8 @@ class Steps:
         if before.failed:
             await self._attempts.rest(self._attempts.rest_of(opened.how, before))
             attempt = self._next(opened, attempt.after(before))
+        else:
+            self._execution.check()  # the read may have taken longer than the lease
         while True:
             result = await self._call_body(opened, attempt, branch, args, kwargs)
             if (delay := self._another(opened, attempt, result)) is None:
@@ -490,6 +492,8 @@ class Steps:
         if before.failed:
             self._attempts.rest_sync(self._attempts.rest_of(opened.how, before))
             attempt = self._next(opened, attempt.after(before))
+        else:
+            self._execution.check()
         while True:
             result = self._call_body_sync(opened, attempt, branch, args, kwargs)
             if (delay := self._another(opened, attempt, result)) is None:

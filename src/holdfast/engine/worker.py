@@ -10,6 +10,7 @@ Long because claiming, executing, resting and stopping are one story about the s
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from ..commit.ticket import Ticket
 from ..model.run import RunRow
 from ..rules.lifecycle import TABLE, Cause
 from ..store.base import Claimed, ClaimOrder, Ended, Ending, Lease, Recall, Sweep
-from .execution import Execution
+from .execution import SUSPECT, Execution
 from .leases import Judge
 from .maintenance import Maintenance
 from .outcome import Outcome
@@ -42,6 +43,8 @@ class Worker:
         self.running: bool = False
         self._stopping = False
         self._executing: dict[str, Execution] = {}
+        # Runs begin in this one. What leads to a claim may happen in another run's, with all that its code has set.
+        self._context = contextvars.copy_context()
         self._slots = engine.options.concurrency
         self._abandoned = 0
         self._left: set[asyncio.Task[Any]] = set()
@@ -230,11 +233,15 @@ class Worker:
         if self._stopping or job is None:
             self.spawn(self._hand_back(row))
             return None
+        if row.crashes >= SUSPECT and any(other.is_suspect for other in self._executing.values()):
+            # One of them may kill this process, and the others would be blamed with it.
+            self.spawn(self._hand_back(row, round(self.engine.options.lease * 500_000)))
+            return None
         execution = Execution(self, job, row, claimed.steps.get(row.id, []), asked)
         self._slots -= 1
         self._executing[row.id] = execution
         self.engine.keeper.hold(execution)
-        execution.task = self.loop.create_task(execution.main())
+        execution.task = self.loop.create_task(execution.main(), context=self._context.copy())
         self._tasks.add(execution.task)
         execution.task.add_done_callback(self._tasks.discard)
         return execution
@@ -243,11 +250,12 @@ class Worker:
         """Give a lease back that nobody executes under any more."""
         self.spawn(self._release(lease))
 
-    async def _hand_back(self, row: RunRow) -> None:
-        await self._release(Lease(row.id, row.generation, row.lease_owner or ""))
+    async def _hand_back(self, row: RunRow, rest: int = 0) -> None:
+        await self._release(Lease(row.id, row.generation, row.lease_owner or ""), rest)
 
-    async def _release(self, lease: Lease) -> None:
-        ticket: Ticket[Ended] = Ticket("finish", Ending(lease, TABLE[Cause.RELEASE]))
+    async def _release(self, lease: Lease, rest: int = 0) -> None:
+        """Give it back; nobody claims the run for so many microseconds."""
+        ticket: Ticket[Ended] = Ticket("finish", Ending(lease, TABLE[Cause.RELEASE], delay=rest))
         self.engine.committer.join(ticket, pass_always=True)
         try:
             await ticket
@@ -272,7 +280,6 @@ class Worker:
         """All is done, the end is written or lost."""
         if self._executing.get(execution.row.id) is execution:
             del self._executing[execution.row.id]
-        execution.task = None  # whose context holds the execution: a circle
         if execution.abandoned:
             # With too many of them nothing was claimed; now it may be again.
             self._abandoned -= 1
@@ -350,7 +357,7 @@ class Worker:
     def sweep_tickets(self) -> list[Ticket[Any]]:
         """Renew what is held here and, in the same round after it, take back leases that ran out."""
         if not self._judge.may_judge():
-            return []
+            return [*self.engine.keeper.renewals()]  # inline nobody else renews
         options = self.engine.options
         sweep = Sweep(options.max_crashes, patience=options.lease / 2)
 

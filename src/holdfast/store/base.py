@@ -73,6 +73,8 @@ class LogSave(NamedTuple):
 
     owner: str
     line: LogRow
+    again: bool = False
+    """It was sent before, and whether that counted is not known."""
 
 
 class ProgressSave(NamedTuple):

@@ -94,11 +94,12 @@ class OneByOne(Store):
 
     def save_logs(self, tx: Tx, lines: Sequence[LogSave]) -> list[None]:
         logs = self.tables(tx.connection).logs
-        # A round that may have been committed before leaves out what stands.
-        there = {row._replace(id=0) for row in logs.values()} if tx.replay else set()
+        # What may have been committed before is left out if it stands.
+        there = {row._replace(id=0) for row in logs.values()} if tx.replay or any(one.again for one in lines) else set()
         ids = itertools.count(max(logs, default=0) + 1)
-        for owner, line in lines:
-            if self._held(tx, Lease(line.run_id, line.generation, owner)) and line._replace(id=0) not in there:
+        for owner, line, again in lines:
+            stands = (tx.replay or again) and line._replace(id=0) in there
+            if self._held(tx, Lease(line.run_id, line.generation, owner)) and not stands:
                 number = next(ids)
                 logs[number] = line._replace(id=number)
         return [None] * len(lines)

@@ -127,10 +127,11 @@ class SqliteStore(SqliteFile):
                 line.message,
                 line.data,
                 line.created_at,
+                tx.replay or again,
             )
-            for owner, line in lines
+            for owner, line, again in lines
         ]
-        tx.connection.execute(_SQL["save_logs"], (_rows(rows), tx.replay))
+        tx.connection.execute(_SQL["save_logs"], (_rows(rows),))
         return [None] * len(lines)
 
     def save_progress(self, tx: Tx, rows: Sequence[ProgressSave]) -> list[None]:

@@ -290,6 +290,7 @@ class StepContract(StoreBench):
         lines = [self.line(lease, "a", step_name="s"), self.line(lease, "b", data="{}"), self.line(lease, "b")]
         self.do("save_logs", lines)
         self.do("save_logs", lines, replay=True)
+        self.do("save_logs", [line._replace(again=True) for line in lines])
         assert self.messages(lease.run_id) == ["a", "b", "b"]
 
     def test_log_lines_are_written_when_the_commit_had_failed(self) -> None:

@@ -83,13 +83,14 @@ where run_id = ?1 and position >= ?2 and position < ?3
 order by position, started_at, name, occurrence;
 
 -- name: save_logs
--- Fenced. Lines have no key of their own: a round that may have been committed before (?2) leaves out what stands.
+-- Fenced. Lines have no key of their own: one that may have been written before (the last of its values) is left out if
+-- it stands.
 insert into holdfast_logs (run_id, generation, step_name, level, message, data, created_at)
 select e.value ->> 0, e.value ->> 1, e.value ->> 3, e.value ->> 4, e.value ->> 5, e.value ->> 6, e.value ->> 7
 from json_each(?1) as e
 cross join holdfast_runs as r
   on r.id = e.value ->> 0 and r.generation = e.value ->> 1 and r.lease_owner = e.value ->> 2
-where not ?2 or not exists (
+where not e.value ->> 8 or not exists (
   select 1 from holdfast_logs as l
   where l.run_id = r.id and l.generation = e.value ->> 1 and l.created_at = e.value ->> 7
     and l.step_name is e.value ->> 3 and l.level = e.value ->> 4 and l.message = e.value ->> 5

@@ -1,0 +1,217 @@
+"""What `make bench` measures: the works and their sizes, the rows of the table, and what we want to reach."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+
+#: Who takes part. `again` is the same code as `holdfast`: how far these two differ is how much of a ratio is noise.
+OURS, AGAIN, LIMIT, DBOS, DBOS_WAL = "holdfast", "again", "limit", "dbos", "dbos-wal"
+NAMES = {
+    OURS: "Holdfast",
+    AGAIN: "Holdfast, again",
+    LIMIT: "bare loop",
+    DBOS: "DBOS",
+    DBOS_WAL: "DBOS, WAL+FULL",
+}
+PEERS = (DBOS, DBOS_WAL)
+
+#: What a measurement gives, by the name of the figure.
+Figures = dict[str, float]
+#: By who, then by the work's name: the figures of each round, None where there are none.
+Samples = dict[str, dict[str, list[Figures | None]]]
+
+
+@dataclass(frozen=True)
+class Work:
+    """One kind of measurement. A call is the name of a function of engine.py, limit.py, peer.py, and its sizes."""
+
+    name: str
+    call: str | None
+    """Of Holdfast, and of the bare loop."""
+    theirs: str | None
+    """Of DBOS: smaller, because it takes longer and its rates don't depend on the size."""
+    quick: str | None = None
+    quick_theirs: str | None = None
+    arms: tuple[str, ...] = (OURS, AGAIN, LIMIT, DBOS, DBOS_WAL)
+    rounds: int = 99
+    """At most: for those that take long and hardly vary."""
+
+    def size(self, who: str, quick: bool) -> str | None:
+        """What to call for this contestant, if anything."""
+        if who not in self.arms:
+            return None
+        if who in PEERS:
+            return (self.quick_theirs or self.theirs) if quick else self.theirs
+        return (self.quick or self.call) if quick else self.call
+
+
+NO_LIMIT = (OURS, AGAIN, DBOS, DBOS_WAL)
+ALONE = (OURS, AGAIN)
+
+#: Those of a group are measured side by side, in random order, because they are compared with each other.
+GROUPS: list[list[Work]] = [
+    [Work("triggers", "triggers 3000", "triggers 600", "triggers 1000", "triggers 300")],
+    [
+        Work(
+            "triggers_together",
+            "triggers_together 20000",
+            "triggers_together 1500",
+            "triggers_together 5000",
+            "triggers_together 500",
+        )
+    ],
+    [
+        Work("drain", "drain 10000", "drain 1200", "drain 10000", "drain 500"),
+        Work("grown_drain", "drain 10000 10000 200000", "drain 1200 1200 200000", "", "drain 500 500 200000"),
+    ],
+    [
+        Work("shallow", "drain 5000 5000", "drain 800 800", "", "drain 400 400"),
+        Work("deep", "drain 5000 20000", "drain 800 20000", "", "drain 400 20000"),
+        Work("busy_drain_200", "busy_drain 5000 200", None, "busy_drain 2000 200", arms=ALONE),
+        Work("busy_drain_1000", "busy_drain 5000 1000", None, "busy_drain 2000 1000", arms=ALONE),
+    ],
+    [
+        Work("checkpoints", "checkpoints 1000 10", "checkpoints 100 10", "", "checkpoints 50 10"),
+        Work("busy_checkpoints_200", "busy_checkpoints 500 10 200", None, "busy_checkpoints 200 10 200", arms=ALONE),
+        Work("busy_checkpoints_1000", "busy_checkpoints 500 10 1000", None, "busy_checkpoints 200 10 1000", arms=ALONE),
+    ],
+    [
+        Work("latency", "latency 200", "latency 100", "latency 60", "latency 30"),
+        Work("grown_latency", "latency 200 200000", "latency 100 200000", "latency 60 200000", "latency 30 200000"),
+    ],
+    [Work("apart", "apart 100", "apart 60", "apart 40", "apart 30", arms=NO_LIMIT)],
+    [Work("family", "family 1000", "family 1000", "", "family 200")],
+    [
+        Work(f"workers_{count}", f"workers 20000 {count}", f"workers 1000 {count}", f"workers 5000 {count}",
+             f"workers 400 {count}", arms=(OURS, DBOS_WAL))
+        for count in (1, 2, 4)
+    ],
+    [
+        Work("idle", "idle 10", "idle 10", "idle 4", "idle 3", arms=NO_LIMIT, rounds=1),
+        Work("idle_at_1s", None, "idle 10 1000", None, "idle 3 1000", arms=(DBOS_WAL,), rounds=1),
+    ],
+]  # fmt: skip
+WORKS = {work.name: work for group in GROUPS for work in group}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    title: str
+    work: str
+    figure: str = "rate"
+    digits: int = 0
+    less: bool = False
+    """Less is better."""
+
+
+ROWS = [
+    Row("trigger, 1 caller, per s", "triggers"),
+    Row("trigger, 100 callers, per s", "triggers_together"),
+    Row("drain no-op runs, per s", "drain"),
+    Row("  CPU per run, µs", "drain", "cpu", 0, True),
+    Row("  most memory, MB", "drain", "memory", 0, True),
+    Row("  beside 200,000 finished", "grown_drain"),
+    Row("  shallow queue", "shallow"),
+    Row("  20,000 pending", "deep"),
+    Row("  loop burns 0.2 ms slices", "busy_drain_200"),
+    Row("  loop burns 1 ms slices", "busy_drain_1000"),
+    Row("checkpoints, steps per s", "checkpoints"),
+    Row("  CPU per step, µs", "checkpoints", "cpu", 0, True),
+    Row("  loop burns 0.2 ms slices", "busy_checkpoints_200"),
+    Row("  loop burns 1 ms slices", "busy_checkpoints_1000"),
+    Row("trigger to done, p50 ms", "latency", "p50", 2, True),
+    Row("  p99 ms", "latency", "p99", 2, True),
+    Row("  DBOS without its queue, p50 ms", "latency", "direct_p50", 2, True),
+    Row("  beside 200,000 finished", "grown_latency", "p50", 2, True),
+    Row("  worker elsewhere, p50 ms", "apart", "p50", 2, True),
+    Row("parent of 1,000 children, per s", "family"),
+    Row("1 worker process, runs per s", "workers_1"),
+    Row("2 worker processes", "workers_2"),
+    Row("4 worker processes", "workers_4"),
+    Row("idle worker, % of a core", "idle", "percent", 2, True),
+    Row("  DBOS polling each second", "idle_at_1s", "percent", 2, True),
+]
+
+
+def values(samples: Samples, who: str, work: str, figure: str) -> dict[int, float]:
+    """What was measured, by round."""
+    rounds = samples.get(who, {}).get(work, [])
+    return {number: found[figure] for number, found in enumerate(rounds) if found and figure in found}
+
+
+def ratios(samples: Samples, row: Row, mine: str, theirs: str) -> list[float]:
+    """How many times better one is than the other, pair by pair of a round."""
+    ours, others = (values(samples, who, row.work, row.figure) for who in (mine, theirs))
+    pairs = [(ours[number], others[number]) for number in sorted(ours) if number in others]
+    return [(b / a if row.less else a / b) for a, b in pairs if a and b]
+
+
+def better_peer(samples: Samples, row: Row) -> str | None:
+    """Which mode of DBOS does better at this."""
+    medians = {who: statistics.median(found) for who in PEERS
+               if (found := [*values(samples, who, row.work, row.figure).values()])}  # fmt: skip
+    return (min if row.less else max)(medians, key=lambda who: medians[who]) if medians else None
+
+
+@dataclass(frozen=True)
+class Target:
+    """What we want to reach on two cores."""
+
+    title: str
+    wanted: float
+    found: Callable[[Samples], list[float]]
+    at_most: bool = False
+    digits: int = 2
+
+    def reached(self, found: list[float]) -> bool:
+        """Whether the median does."""
+        middle = statistics.median(found)
+        return middle <= self.wanted if self.at_most else middle >= self.wanted
+
+
+def _absolute(work: str, figure: str = "rate") -> Callable[[Samples], list[float]]:
+    return lambda samples: [value for who in (OURS, AGAIN) for value in values(samples, who, work, figure).values()]
+
+
+def _against(theirs: str, work: str) -> Callable[[Samples], list[float]]:
+    row = Row("", work)
+
+    def found(samples: Samples) -> list[float]:
+        other = better_peer(samples, row) if theirs == DBOS else theirs
+        return ratios(samples, row, OURS, other) if other else []
+
+    return found
+
+
+def _within(work: str, base: str, figure: str = "rate") -> Callable[[Samples], list[float]]:
+    """Against another of our own works, of the same round."""
+
+    def found(samples: Samples) -> list[float]:
+        both = [(values(samples, who, work, figure), values(samples, who, base, figure)) for who in (OURS, AGAIN)]
+        pairs = [(mine[number], bases[number]) for mine, bases in both for number in mine if number in bases]
+        return [(a / b if figure == "rate" else b / a) for a, b in pairs]
+
+    return found
+
+
+TARGETS = [
+    Target("drain, times the better DBOS", 10, _against(DBOS, "drain"), digits=1),
+    Target("drain, part of the bare loop", 0.25, _against(LIMIT, "drain")),
+    Target("checkpoints, times the better DBOS", 20, _against(DBOS, "checkpoints"), digits=1),
+    Target("trigger, 1 caller, per s", 2_500, _absolute("triggers"), digits=0),
+    Target("trigger, 100 callers, per s", 15_000, _absolute("triggers_together"), digits=0),
+    Target("trigger to done, p50 ms", 2.5, _absolute("latency", "p50"), at_most=True),
+    Target("drain beside 200,000 finished, of alone", 0.9, _within("grown_drain", "drain")),
+    Target("trigger to done beside 200,000, of alone", 0.9, _within("grown_latency", "latency", "p50")),
+    Target("drain with 20,000 pending, of shallow", 0.9, _within("deep", "shallow")),
+    Target("10,000 pending drained, most memory, MB", 80, _absolute("drain", "memory"), at_most=True, digits=0),
+    Target("drain, loop burns 0.2 ms slices, of quiet", 0.1, _within("busy_drain_200", "shallow")),
+    Target("drain, loop burns 1 ms slices, of quiet", 0.1, _within("busy_drain_1000", "shallow")),
+    Target("steps, loop burns 0.2 ms slices, of quiet", 0.1, _within("busy_checkpoints_200", "checkpoints")),
+    Target("steps, loop burns 1 ms slices, of quiet", 0.1, _within("busy_checkpoints_1000", "checkpoints")),
+    Target("idle worker, % of a core", 1, _absolute("idle", "percent"), at_most=True),
+]

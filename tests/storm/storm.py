@@ -1,0 +1,227 @@
+"""A storm over Holdfast: processes are killed and stopped while they work, and then all that happened is checked.
+
+    python tests/storm/storm.py --seed 7 --minutes 2 [--mutant NAME] [--json FILE] [--short]
+
+It runs one storm after the other, each on a database of its own, until the time is over and enough was struck. Exit
+code 1 and the smallest witness if a promise was broken or nothing moves any more; 2 if too little was tried to say
+anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sqlite3
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+for folder in (HERE, HERE.parent / "crash", HERE.parent / "mutants"):
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
+from storm_checker import STALE, vacuous  # noqa: E402
+from storm_field import Goals, Outcome, Storm  # noqa: E402
+
+#: Seconds of one storm of a campaign, before its healing.
+EPOCH = 40.0
+#: What the short form needs, and the long one.
+LEAST_SHORT = {
+    "runs ended": 300, "kills": 8, "stops past the lease": 3, "takeovers": 10, "ambiguous answers": 3,
+    "step bodies run again": 5, "stale writes attempted": 5, "keyed leases": 20, "looks at the step before": 100,
+    "workers looked at when quiet": 3, "clients at the end": 2, "bad rows": 3,
+}  # fmt: skip
+LEAST = {
+    **LEAST_SHORT, "runs ended": 1000, "kills": 100, "stops past the lease": 20, "takeovers": 200,
+    "ambiguous answers": 50,
+    "stops with the right to write": 3, "overlaps of a key": 1, "failed tries": 50, "batches": 50, "deleted": 50,
+    "given up": 1, "raced keys": 50,
+    **{f"stale {verb}": 20 for verb in STALE},
+}  # fmt: skip
+#: Per minute, for a campaign that is neither.
+_LONG = 10.0
+
+
+@dataclass
+class Campaign:
+    """What several storms came to together."""
+
+    seed: int
+    outcomes: list[Outcome] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    broken: list[tuple[str, str]] = field(default_factory=list)
+    """Invariant, and the words with the witness; of each invariant the shortest comes first."""
+    errors: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    healing: float = 0.0
+
+    def add(self, outcome: Outcome) -> None:
+        for what, many in outcome.counts.items():
+            keep_least = what in ("clients at the end", "bad rows")
+            self.counts[what] = many if keep_least else self.counts[what] + many
+        self.counts["storms"] += 1
+        for invariant, words, lines in outcome.found.broken:
+            self.broken.append((invariant, "\n    ".join([f"seed {outcome.seed}: {invariant}: {words}", *lines])))
+        self.broken.sort(key=lambda one: (one[0], len(one[1])))
+        if outcome.error:
+            self.errors.append(f"seed {outcome.seed}: {outcome.error}")
+        self.seconds += outcome.seconds
+        self.healing = max(self.healing, outcome.healing)
+
+    @property
+    def witnesses(self) -> dict[str, str]:
+        """The smallest, by invariant."""
+        found: dict[str, str] = {}
+        for invariant, text in self.broken:
+            found.setdefault(invariant, text)
+        return found
+
+
+ROWS = (
+    ("storms (each on its own database)", "storms"),
+    ("runs ended", "runs ended"),
+    ("checkpoints", "checkpoints"),
+    ("effects", "effects"),
+    ("SIGKILL", "kills"),
+    ("  of workers", "kills of workers"),
+    ("  of clients", "kills of clients"),
+    ("  by a job that kills its worker", "kills by a job"),
+    ("stopped in order, and started again", "stopped in order"),
+    ("SIGSTOP past the lease, then SIGCONT", "stops past the lease"),
+    ("  with the right to write", "stops with the right to write"),
+    ("leases taken over", "takeovers"),
+    ("runs given up, after five lost leases without progress", "given up"),
+    ("  other than the job that kills its worker", "given up beside it"),
+    ("commits without an answer", "ambiguous answers"),
+    ("triggers that nobody got an answer to", "triggers without an answer"),
+    ("idempotency keys that both clients came with", "raced keys"),
+    ("executions of a key that overlapped, the older without its lease", "overlaps of a key"),
+    ("bodies begun after the lease was lost", "bodies begun after the lease was lost"),
+    ("step bodies begun", "step bodies begun"),
+    ("  again, each within its window", "step bodies run again"),
+    ("effects applied twice, within their allowance", "effects applied twice"),
+    ("looks that the step before was saved", "looks at the step before"),
+    ("single checks", "checks"),
+)
+
+
+def _version() -> str:
+    try:
+        return version("holdfast")
+    except PackageNotFoundError:
+        return "from its source"
+
+
+def table(campaign: Campaign, command: str, problems: list[str]) -> str:
+    counts = campaign.counts
+    width = max(len(words) for words, _ in ROWS) + 2
+    lines = [f"{words:<{width}}{counts[what]:>10,}" for words, what in ROWS]
+    lines += ["", f"{'stale writes':<{width}}{'attempted':>10}{'accepted':>10}"]
+    for verb in (*STALE, "save_attempts"):
+        lines.append(f"  {verb:<{width - 2}}{counts[f'stale {verb}']:>10,}{counts[f'accepted {verb}']:>10,}")
+    lines.append(f"  {'all':<{width - 2}}{counts['stale writes attempted']:>10,}{counts['stale writes accepted']:>10,}")
+    broken = Counter(invariant for invariant, _ in campaign.broken)
+    lines += ["", f"{'violations':<{width}}{sum(broken.values()):>10,}"]
+    lines += [f"  {invariant:<{width - 2}}{many:>10,}" for invariant, many in sorted(broken.items())]
+    lines += [
+        "",
+        f"{'longest time from the last fault to the end of all runs, s':<{width}}{campaign.healing:>10.1f}",
+        "",
+        f"seed {campaign.seed}, {campaign.seconds:.0f} s, Holdfast {_version()}, "
+        f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {platform.system()} "
+        f"{platform.release()}",
+        f"again: {command}",
+    ]
+    return "\n".join([*lines, *problems])
+
+
+def run(
+    seed: int, minutes: float, *, short: bool = False, mutant: str | None = None, keep: bool = False
+) -> tuple[Campaign, list[str]]:
+    """The campaign, and what is lacking of it: empty if enough was struck."""
+    campaign = Campaign(seed)
+    until = time.monotonic() + 60 * minutes
+    least = LEAST_SHORT if short else _least(minutes)
+    number = 0
+    while True:
+        if short:
+            goals = Goals(seconds=10, most=25, runs=600, kills=9, stops=4)
+        else:
+            left = until - time.monotonic()
+            goals = Goals(seconds=min(EPOCH, max(left, 15)), most=2 * EPOCH, runs=200, kills=5, stops=2)
+        storm = Storm(seed * 1000 + number, goals, mutant=mutant, say=lambda words: print(words, flush=True))
+        try:
+            outcome = storm.run()
+        except BaseException:
+            storm.end_all()
+            if not keep:
+                storm.forget()
+            raise
+        campaign.add(outcome)
+        if keep or (mutant is None and (outcome.error or outcome.found.broken)):
+            print(f"kept: {outcome.folder}")
+        else:
+            storm.forget()
+        number += 1
+        lacking = vacuous(campaign.counts, least)
+        if outcome.error or outcome.found.broken or short:
+            break
+        # Somewhat longer, if what it takes to say anything has not come about yet.
+        if time.monotonic() > until - 10 and (not lacking or time.monotonic() > until + 60 * minutes / 2):
+            break
+    return campaign, lacking
+
+
+def _least(minutes: float) -> dict[str, int]:
+    if minutes >= _LONG:
+        return LEAST
+    part = minutes / _LONG
+    return {what: max(LEAST_SHORT.get(what, 1), round(many * part)) for what, many in LEAST.items()}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Kill and stop processes that work, and check what happened.")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=_LONG)
+    parser.add_argument("--mutant", help="plant this fault (tests/mutants) in all processes: it should be found")
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--short", action="store_true", help="one storm of some seconds, as in `make test`")
+    parser.add_argument("--keep", action="store_true", help="leave the databases and the world's logs")
+    options = parser.parse_args()
+    try:
+        campaign, lacking = run(
+            options.seed, options.minutes, short=options.short, mutant=options.mutant, keep=options.keep
+        )
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)
+        return 130
+    form = "--short" if options.short else f"--minutes {options.minutes:g}"
+    mutant = f" --mutant {options.mutant!r}" if options.mutant else ""
+    command = f"python tests/storm/storm.py --seed {options.seed} {form}{mutant}"
+    for witness in campaign.witnesses.values():
+        print(f"\n{witness}")
+    for error in campaign.errors:
+        print(f"\n{error}")
+    # What broke off can't have tried enough.
+    problems = lacking if not (campaign.broken or campaign.errors) else []
+    print(f"\n{table(campaign, command, problems)}", flush=True)
+    if options.json is not None:
+        figures = {
+            "seed": campaign.seed, "seconds": round(campaign.seconds, 1),
+            "healing": round(campaign.healing, 1), "counts": dict(campaign.counts),
+            "violations": dict(Counter(invariant for invariant, _ in campaign.broken)), "errors": campaign.errors,
+            "lacking": lacking, "holdfast": _version(), "python": platform.python_version(),
+            "sqlite": sqlite3.sqlite_version, "command": command,
+        }  # fmt: skip
+        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+    return 1 if campaign.broken or campaign.errors else 2 if problems else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,156 @@
+"""What goes between a process of the storm and the database: where it may be struck, and which stale writes it tries.
+
+The points are those of the crash campaign, a statement and its how-manieth use, here over the whole life of a process.
+`begin with finish#3` is the third round that holds the end of a run: a stop before it surely leaves an end that is
+written by whoever is no longer the holder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import crash_wire
+from crash_wire import Wire, name_of
+from crash_world import World
+from storm_world import Line
+
+from holdfast import Holdfast
+
+_connect = sqlite3.connect
+
+#: What only the holder of a lease may do: the verbs of the store.
+FENCED = ("save_steps", "finish", "renew_leases", "save_progress", "save_logs", "save_attempts")
+Fault = tuple[str, str]
+
+
+class StormWire(Wire):
+    """Strikes more than once, at points that are counted from the start of the process."""
+
+    def __init__(self, world: Line, faults: Collection[Fault]) -> None:
+        # Nothing but `tell` is used of it.
+        stands_for: World = world  # type: ignore[assignment]
+        super().__init__(stands_for, "storm", None, None)
+        self.phase = "storm"
+        # Statements that were changed by a planted fault keep their names.
+        crash_wire._PLANTED.update({text: name for name, text in crash_wire.store._SQL.items()})
+        self.faults = set(faults)
+        self.serving: Callable[[], Sequence[Any]] = tuple
+
+    def point(self, name: str) -> str | None:
+        if threading.current_thread().name in ("holdfast-watch", "holdfast-read"):
+            return None  # they ask as often as they like
+        with self._lock:
+            self._count[name] += 1
+            return f"{name}#{self._count[name]}"
+
+    def strike(self, point: str | None, phase: str) -> bool:
+        if (point, phase) not in self.faults:
+            return False
+        assert point is not None
+        self.faults.discard((point, phase))
+        self.fault = (point, phase)
+        return super().strike(point, phase)
+
+    def passing(self, connection: sqlite3.Connection, sql: str, run: Callable[[str], sqlite3.Cursor]) -> sqlite3.Cursor:
+        name = name_of(sql)
+        point = self.point(name)
+        self.strike(point, "before")
+        self.strike(point, "paused")
+        if name == "begin" and threading.current_thread().name == "holdfast-commit":
+            for verb in sorted({ticket.verb for ticket in self.serving()}):
+                self.strike(self.point(f"begin with {verb}"), "paused")
+        cursor = run(sql)
+        self.strike(point, "after")
+        if self.strike(point, "unanswered"):
+            raise sqlite3.OperationalError("the answer was lost")
+        return cursor
+
+
+def is_saved(path: Path) -> Callable[[str, str], bool]:
+    """Whether others see that a step is saved: asked over a connection of one's own, past the wire."""
+
+    def saved(run: str, step: str) -> bool:
+        with contextlib.closing(_connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=10)) as database:
+            asked = "select exists (select 1 from holdfast_steps where run_id = ? and name = ?)"
+            return bool(database.execute(asked, (run, step)).fetchone()[0])
+
+    return saved
+
+
+def watch_stale_writes(app: Holdfast, world: Line) -> None:
+    """Tell the world of each write that is attempted under a lease which somebody else has ended.
+
+    Looked up within the transaction that is to write it: nobody can take the lease in between.
+    """
+    store: Any = app._engine.store
+
+    def watch(verb: str) -> None:
+        def watched(tx: Any, rows: Sequence[Any]) -> Any:
+            stale = {} if tx.replay else _stale(tx.connection, rows)
+            # What the holder writes in this very round looks the same.
+            held = {_lease_of(row)[0] for index, row in enumerate(rows) if index not in stale} if stale else set()
+            looked = {index: lease for index, lease in stale.items() if lease[0] not in held}
+            before = {index: _content(tx.connection, verb, lease) for index, lease in looked.items()}
+            answers = getattr(type(store), verb)(store, tx, rows)
+            if stale:
+                accepted = {index for index in stale if _accepted(answers[index])}
+                accepted |= {
+                    index for index, lease in looked.items() if _content(tx.connection, verb, lease) != before[index]
+                }
+                shown = stale[min(accepted or stale)]
+                world.tell("stale", verb=verb, count=len(stale), changed=len(accepted), of=shown[0], gen=shown[1])
+            return answers
+
+        setattr(store, verb, watched)
+
+    for verb in FENCED:
+        watch(verb)
+
+
+def _stale(connection: sqlite3.Connection, rows: Sequence[Any]) -> dict[int, tuple[str, int]]:
+    """The leases of those rows whose run is gone, or has a later generation than theirs; without what was cancelled."""
+    leases = [_lease_of(row) for row in rows]
+    marks = ", ".join("?" * len({run for run, _ in leases}))
+    now = {
+        run: (generation, status)
+        for run, generation, status in sqlite3.Connection.execute(
+            connection, f"select id, generation, status from holdfast_runs where id in ({marks})",
+            sorted({run for run, _ in leases}),
+        )
+    }  # fmt: skip
+    return {
+        index: (run, generation)
+        for index, (run, generation) in enumerate(leases)
+        if now.get(run, (-1, ""))[0] != generation and now.get(run, (-1, ""))[1] != "cancelled"
+    }
+
+
+def _lease_of(row: Any) -> tuple[str, int]:
+    for part in ("lease", "step", "attempt", "line", "row"):
+        if (one := getattr(row, part, None)) is not None:
+            return one.run_id, one.generation
+    raise AssertionError(f"no lease in {row}")
+
+
+def _accepted(answer: Any) -> bool:
+    return bool(getattr(answer, "accepted", answer))
+
+
+_CONTENT = {
+    "save_steps": "select count(*) from holdfast_steps where run_id = ?1 and generation = ?2",
+    "save_attempts": "select count(*) from holdfast_step_attempts where run_id = ?1 and generation = ?2",
+    "save_logs": "select count(*) from holdfast_logs where run_id = ?1 and generation = ?2",
+    "save_progress": "select progress, updated_at from holdfast_progress where run_id = ?1 and ?2 > 0",
+    "finish": "select status, output, attempt, completed_at from holdfast_runs where id = ?1 and ?2 > 0",
+    "renew_leases": "select lease_expires_at from holdfast_runs where id = ?1 and ?2 > 0",
+}
+
+
+def _content(connection: sqlite3.Connection, verb: str, lease: tuple[str, int]) -> Any:
+    """What the writing would change, whatever its answer says."""
+    return sqlite3.Connection.execute(connection, _CONTENT[verb], lease).fetchone()
