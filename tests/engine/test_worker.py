@@ -331,6 +331,43 @@ def test_a_trigger_that_comes_while_a_claim_finds_nothing_is_not_overlooked(tmp_
     beside.close()
 
 
+def test_a_trigger_that_is_written_right_after_a_claim_that_found_nothing_is_not_overlooked(
+    tmp_path: Path, log: Log
+) -> None:
+    store = News(url(tmp_path))
+    app, note = make(tmp_path, log, url=store, clock=HandClock(), worker="thread")
+    with app:
+        app._engine.watcher.stop()
+        worker = app._engine.worker
+        assert worker is not None
+        written = threading.Event()
+        until(lambda: worker._asleep, "the worker's sleep")
+
+        def trigger() -> None:
+            worker.in_loop(lambda: written.wait(LONG))  # the loop hears of the claim and of the trigger at once
+            note.trigger(7).when_done(written.set)
+
+        store.comes = trigger
+        worker.wake()
+        until(lambda: log.seen == [7], "the run")
+    store.close()
+
+
+def test_a_run_that_is_triggered_beside_an_idle_worker_is_claimed_in_the_round_that_writes_it(
+    tmp_path: Path, log: Log
+) -> None:
+    async def main() -> int:
+        app, note = make(tmp_path, log)
+        async with app:
+            await note.run(1)
+            before = app._engine.committer.rounds
+            await note.run(2)
+            return app._engine.committer.rounds - before
+
+    # The other round writes the end.
+    assert asyncio.run(main()) == 2
+
+
 def test_a_claim_that_is_cancelled_with_all_tasks_of_its_loop_hands_back_and_is_not_the_last(
     tmp_path: Path, log: Log
 ) -> None:

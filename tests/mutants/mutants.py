@@ -724,9 +724,28 @@ _add(
 )
 _add(
     "wake-up of the worker lost between looking and sleeping",
-    Code("engine.worker:Worker._take", ("or self._news != seen", "")),
-    Code("engine.worker:Worker._sleep_until", ("if self._news != seen:", "if False:")),
+    Code("engine.worker:Worker._take", ("or self._is_news(seen)", "")),
+    Code("engine.worker:Worker._sleep_until", ("if self._is_news(seen):", "if False:")),
     tests=("engine/test_worker.py::test_a_trigger_that_comes_while_a_claim_finds_nothing_is_not_overlooked",),
+)
+_add(
+    "trigger of this process overlooked by a claim before it",
+    Code("engine.worker:Worker.wake", ("self._made += 1", "pass")),
+    tests=(
+        "engine/test_worker.py::test_a_trigger_that_is_written_right_after_a_claim_that_found_nothing_is_not_overlooked",
+    ),
+)
+_add(
+    "run begun in the context of another one",
+    Code("engine.worker:Worker._begin", (", context=self._context.copy()", "")),
+    tests=("engine/test_suspects.py::test_a_run_sees_no_context_variable_of_the_one_before_it",),
+)
+_add(
+    "runs under suspicion executed together",
+    Code("engine.worker:Worker._begin", ("row.crashes >= SUSPECT", "False")),
+    tests=(
+        "engine/test_suspects.py::test_s1_of_runs_whose_workers_died_twice_in_a_row_a_worker_executes_one_at_a_time",
+    ),
 )
 _add(
     "retry that wakes nobody",

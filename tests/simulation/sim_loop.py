@@ -112,8 +112,10 @@ class SimLoop(asyncio.AbstractEventLoop):
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self)
 
-    def create_task(self, coro: Coroutine[Any, Any, Any], **more: Any) -> Any:
-        context = contextvars.copy_context()
+    def create_task(
+        self, coro: Coroutine[Any, Any, Any], *, context: contextvars.Context | None = None, **more: Any
+    ) -> Any:
+        context = contextvars.copy_context() if context is None else context
         task = SimTask(coro, loop=self, number=next(self._numbers), context=context, **more)
         self._begun.append((task, coro, context))
         return task

@@ -106,6 +106,8 @@ class Triggering:
         execution = current.get()
         blocks = execution is not None and not execution.job.signature.is_async
         self._engine.committer.join(ticket, pass_always=execution is not None, at_once=blocks)
+        if (worker := self._engine.worker) is not None:
+            worker.claim_along()
 
     def _made(self, made: Triggered, new: NewRun) -> None:
         """In the committing thread, after the commit."""
@@ -114,7 +116,7 @@ class Triggering:
             if hub.hears("run:trigger"):
                 hub.tell("run:trigger", made.run, input=plain(new.input))
             if worker is not None:
-                worker.wake()
+                worker.wake(made_here=True)
         elif made.disposition == "coalesced" and hub.hears("run:coalesced", made.run.id):
             skipped = made.run._replace(labels=new.labels).label_map
             hub.tell("run:coalesced", made.run, skipped_input=plain(new.input), skipped_labels=skipped)
