@@ -246,6 +246,7 @@ class Holdfast(Managing):
                 answer([(reply, work(), None)])
             else:
                 hand_on(engine.threads.call(work), reply)
+                engine.committer.give_way_until(reply.done)
 
         return LazyReply(what, start)
 

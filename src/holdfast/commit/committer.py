@@ -148,6 +148,15 @@ class Committer:
         if loop is not None and (desk := self._desks.get(loop)) is not None:
             self._receive(desk)
 
+    def give_way_until(self, done: Callable[[], bool]) -> None:
+        """Let another thread in, however busy the loop of this thread is, until `done()`. Elsewhere without effect.
+
+        A loop that is busy with short calls gives Python's lock away and takes it back before anybody else wakes up: a
+        thread that needs it may wait for ever. See `Desk`.
+        """
+        if not self.inline and (loop := _running_loop()) is not None:
+            self._desk_of(loop).give_way_until(done)
+
     @property
     def backlog(self) -> int:
         """How many tickets are in the line or being served; a batch counts as what it holds."""

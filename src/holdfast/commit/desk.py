@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..basis.clock import give_way
@@ -23,7 +23,8 @@ class Desk:
 
     The *starvation guard*: a busy event loop takes the interpreter's lock back so quickly that the committing thread
     gets it only after every switch interval, many times per round, and a loop can slow it to a standstill. So while
-    tickets are outstanding, a timer in the loop sleeps for some microseconds whenever the loop has other work ready.
+    tickets are outstanding, a timer in the loop sleeps for some microseconds whenever the loop has other work ready. So
+    it does for reads, for the making of tables, and for renewals that are overdue: see `give_way_until`.
     """
 
     def __init__(self, committer: Committer, loop: asyncio.AbstractEventLoop) -> None:
@@ -36,6 +37,7 @@ class Desk:
         self._count = 0
         self._guarding = False
         self._due = 0.0
+        self._until: list[Callable[[], bool]] = []
 
     def belongs_to(self, loop: asyncio.AbstractEventLoop) -> bool:
         return self._loop() is loop
@@ -75,13 +77,24 @@ class Desk:
             self._guarding = True
             self._look_later(loop)
 
+    def give_way_until(self, done: Callable[[], bool]) -> None:
+        """Guard another thread that works for us, too, until `done()`. In the loop's thread."""
+        loop = self._loop()
+        if loop is None or done() or done in self._until:
+            return
+        self._until.append(done)
+        if not self._guarding:
+            self._guarding = True
+            self._look_later(loop)
+
     def _look_later(self, loop: asyncio.AbstractEventLoop) -> None:
         self._due = loop.time() + GUARD_SECONDS
         loop.call_later(GUARD_SECONDS, self._guard)
 
     def _guard(self) -> None:
         loop = self._loop()
-        if loop is None or not self._committer.backlog:
+        self._until = [done for done in self._until if not done()]
+        if loop is None or not (self._committer.backlog or self._until):
             self._guarding = False
             return
         if _is_busy(loop, self._due):

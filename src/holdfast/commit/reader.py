@@ -30,6 +30,8 @@ class Reader:
         self.inline = inline
         self._name = name
         self._closing = False
+        self.on_asked: Callable[[Callable[[], bool]], None] = _nothing
+        """Called in the asking thread with what tells that nothing is left to be answered."""
         self._reset()
         _all.add(self)
 
@@ -63,6 +65,12 @@ class Reader:
                 self._door.notify_all()
         if refusal is not None:
             answer([(reply, None, refusal)])
+        else:
+            self.on_asked(self.is_idle)
+
+    def is_idle(self) -> bool:
+        """Whether nothing is asked or being answered."""
+        return not (self._questions or self._asking)
 
     def _refusal(self) -> StoreError | None:
         """Why nothing can be answered; starts the thread for the first question."""
@@ -166,6 +174,10 @@ class Reader:
             reply._asked = True
             # Nobody is woken: the loops and threads that wait are the parent's.
             reply._settle(None, StoreClosed("This was asked before the fork: the answer is the parent's."))
+
+
+def _nothing(_: object) -> None:
+    return
 
 
 _all: weakref.WeakSet[Reader] = weakref.WeakSet()

@@ -75,6 +75,7 @@ class Engine:
         self.registry: Registry = Registry()
         self.committer: Committer = Committer(store, clock, inline=options.inline)
         self.reader: Reader = Reader(store, inline=options.inline)
+        self.reader.on_asked = self.committer.give_way_until
         self.hub: Hub = Hub(clock, inline=options.inline)
         self.committer.report_to(lambda error: self.hub.report(error, "wal-checkpoint"))
         self.threads: Threads = Threads()
@@ -194,6 +195,7 @@ class Engine:
                     self._stop = stop
                     self.stopping = True
             hand_on(stop, reply)
+            self.committer.give_way_until(reply.done)
             if not begins:
                 return
             if self.worker is not None:

@@ -58,6 +58,7 @@ class LeaseKeeper:
         self._thread: threading.Thread | None = None
         self._stopping = False
         self._own: Any = None
+        self._next_renewal = float("inf")
 
     def reset_after_fork(self) -> None:
         """In the child: the leases, the thread and the connection are the parent's."""
@@ -124,23 +125,30 @@ class LeaseKeeper:
             self._thread.join()
         self._thread = None
 
+    def is_on_time(self) -> bool:
+        """Whether no renewal is due that has not begun: its thread may be kept waiting by a busy event loop."""
+        return self._clock.steady() < self._next_renewal
+
     def _keep(self) -> None:
-        next_renewal = self._clock.steady() + self._options.lease_renew_interval
+        self._next_renewal = self._clock.steady() + self._options.lease_renew_interval
         try:
             while not self._stopping:
-                pause = min(next_renewal - self._clock.steady(), self._options.lease / 6)
+                pause = min(self._next_renewal - self._clock.steady(), self._options.lease / 6)
                 if pause > 0:
                     self._clock.wait(self._wake, pause)
                 if self._stopping:
                     return
                 try:
                     self.drop_expired()
-                    if self._clock.steady() >= next_renewal:
-                        next_renewal = self._clock.steady() + self._options.lease_renew_interval
+                    if self._clock.steady() >= self._next_renewal:
+                        # Late as long as it has not come to its end.
+                        due = self._clock.steady() + self._options.lease_renew_interval
                         self._renew()
+                        self._next_renewal = due
                 except Exception as error:  # the leases of all runs hang on this thread
                     self._hub.report(error, "lease-renewal")
         finally:
+            self._next_renewal = float("inf")
             if self._own is not None:
                 self._committer.store.disconnect(self._own)
                 self._own = None

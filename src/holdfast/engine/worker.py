@@ -52,8 +52,8 @@ class Worker:
         self._claims = 0
         self._filling = False
         self._news = 0
-        # Runs that rounds of this process have written, and how many of them the last claim could see: both are counted
-        # in the order of the rounds, by whoever serves them, so that a claim in the same round is known to have seen them.
+        # Runs that rounds of this process have written, and how many of them the last claim could see. Both are counted
+        # by whoever serves the rounds, in their order: so a claim is known to have seen what its own round has written.
         self._made = self._made_seen = 0
         self._asleep = True
         self._pause = 0.0
@@ -102,7 +102,7 @@ class Worker:
             self.in_loop(self._fill_soon)
 
     def claim_along(self) -> None:
-        """Somebody has just put a run into the line: if nothing is done here, claim it in the very round that writes it.
+        """Somebody has just put a run into the line: if nothing is done here, claim it in the round that writes it.
 
         That saves a whole commit between a trigger and its run. Without effect outside of the worker's loop.
         """
@@ -369,6 +369,7 @@ class Worker:
             return
         self._sweep()
         self._fill_soon()
+        self.engine.committer.give_way_until(self.engine.keeper.is_on_time)
         if self.engine.options.inline and (awaited := self.engine.hub.awaited):
             self.engine.look_up(*awaited)
         interval = self.engine.options.polling_interval
