@@ -24,10 +24,10 @@ TOGETHER = 100
 SETTINGS = {"concurrency": CONCURRENCY}
 
 _FINISHED = """
-with recursive n (i) as (select 0 union all select i + 1 from n where i < ?1 - 1)
+with recursive n (i) as (select 0 union all select i + 1 from n where i < :count - 1)
 insert into holdfast_runs (id, job_name, status, run_at, due, generation, created_at, updated_at, started_at,
   completed_at, input, output)
-select printf('0%025d', i), 'noop', 'completed', ?2 + i, 1, 1, ?2 + i, ?2 + i, ?2 + i, ?2 + i, '{"number":1}', '1'
+select printf('0%025d', i), 'noop', 'completed', :at + i, 1, 1, :at + i, :at + i, :at + i, :at + i, '{"number":1}', '1'
 from n"""
 
 
@@ -77,7 +77,12 @@ async def _fill(url: str, work: str, sizes: tuple[int, ...]) -> None:
     _ids(url).write_text(json.dumps(ids))
     if finished:
         with contextlib.closing(_read(url)) as database, database:
-            database.execute(_FINISHED, (finished, time.time_ns() // 1000 - 3_600_000_000))
+            add_finished(database, finished)
+
+
+def add_finished(database: sqlite3.Connection, count: int) -> None:
+    """Runs that ended an hour ago and before."""
+    database.execute(_FINISHED, {"count": count, "at": time.time_ns() // 1000 - 3_600_000_000})
 
 
 def _ids(url: str) -> Path:

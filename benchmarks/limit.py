@@ -80,7 +80,7 @@ def fill(url: str, work: str, *sizes: int) -> None:
     connection = _open(url)
     _insert(connection, range(pending))
     if finished:
-        connection.execute(engine._FINISHED, (finished, time.time_ns() // 1000 - 3_600_000_000))
+        engine.add_finished(connection, finished)
     connection.close()
 
 
