@@ -253,15 +253,20 @@ def test_an_error_stays_an_error_also_if_it_is_a_stop_iteration() -> None:
 # -- failures that nobody asks for -----------------------------------------------------------------------------
 
 
+def said(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """What we logged; a collection may also find what earlier tests left in closed loops, of which asyncio speaks."""
+    return [record for record in caplog.records if record.name == "holdfast"]
+
+
 def test_a_failure_that_nobody_asks_for_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     reply: Reply[int] = Reply("trigger of 'job'")
     answer([(reply, None, ValueError("lost"))])
     del reply
     gc.collect()
-    assert [record.getMessage() for record in caplog.records] == [
+    assert [record.getMessage() for record in said(caplog)] == [
         "trigger of 'job' failed, and nobody asked: ValueError('lost')"
     ]
-    assert caplog.records[0].levelno == logging.ERROR
+    assert said(caplog)[0].levelno == logging.ERROR
 
 
 def test_a_failure_that_somebody_asked_for_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -271,7 +276,7 @@ def test_a_failure_that_somebody_asked_for_is_not_logged(caplog: pytest.LogCaptu
         reply.wait()
     del reply
     gc.collect()
-    assert not caplog.records
+    assert not said(caplog)
 
 
 def test_a_failure_after_the_asking_was_cancelled_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -281,14 +286,14 @@ def test_a_failure_after_the_asking_was_cancelled_is_not_logged(caplog: pytest.L
     answer([(reply, None, ValueError("they know that it may fail"))])
     del reply
     gc.collect()
-    assert not caplog.records
+    assert not said(caplog)
 
 
 def test_a_success_that_nobody_asks_for_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     answered(7)
     Reply[int]()
     gc.collect()
-    assert not caplog.records
+    assert not said(caplog)
 
 
 def test_a_log_handler_may_use_a_reply_while_a_failure_is_logged() -> None:
@@ -361,7 +366,7 @@ def test_a_lazy_reply_that_can_not_start_fails() -> None:
 def test_a_lazy_reply_that_nobody_asks_leaves_nothing_behind(caplog: pytest.LogCaptureFixture) -> None:
     LazyReply[int]("read", lambda _: pytest.fail("nobody asked"))
     gc.collect()
-    assert not caplog.records
+    assert not said(caplog)
 
 
 # -- refused ---------------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 Every process has a clock that stands still, `when` days after the first: who comes later finds the leases of those
 before it run out, and nobody waits for that in real time.
+
+Long because each operation of the scenario is one program, and they share the scenario's jobs.
 """
 
 from __future__ import annotations

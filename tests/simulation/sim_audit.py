@@ -2,6 +2,8 @@
 
 The record of calls and effects is kept outside of the databases. The audit compares what is committed with what was
 committed before, whoever says what of it. The invariants I1 to I17 are those of docs/explanation/reliability.md.
+
+Long because each invariant is one method, and all of them read the same record.
 """
 
 from __future__ import annotations

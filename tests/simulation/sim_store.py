@@ -6,6 +6,8 @@
 
 `SimStore` is what one incarnation of a process holds. It asks the faults at each point, refuses everything once its
 process is dead, lets one transaction begin after the other, and tells the audit of every verb and every COMMIT.
+
+Long because it is one boundary: what a process sees of a database, what can go wrong there, and who is told of it.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@
 
 The same seed tells the same story, in every process, and on both stores. See docs/explanation/reliability.md for what
 is promised, `sim_faults` for what goes wrong, `sim_audit` for what is looked for, and `simulate.py` for the command.
+
+Long because one loop turns everything: processes, their threads, their timers and the faults between them.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ Long because it is one life: how a run begins, who may stop it at any of its lin
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
@@ -98,21 +99,18 @@ class Execution:
     def steps(self) -> Steps:
         """Its steps; made for the first one, so that runs without any don't pay for them."""
         if (steps := self._steps) is None:
-            steps = self._made("_steps", lambda: Steps(self, self._saved))
+            with _making:
+                steps = self._steps = self._steps or Steps(self, self._saved)
+                self._saved = []  # the history drops them one by one, as they are used up
         return steps
 
     @property
     def notes(self) -> Notes:
         """What it says of itself; made for the first word."""
         if (notes := self._notes) is None:
-            notes = self._made("_notes", lambda: Notes(self))
+            with _making:
+                notes = self._notes = self._notes or Notes(self)
         return notes
-
-    def _made(self, name: str, make: Callable[[], Any]) -> Any:
-        with _making:
-            if getattr(self, name) is None:
-                setattr(self, name, make())
-            return getattr(self, name)
 
     @property
     def is_suspect(self) -> bool:
@@ -136,7 +134,7 @@ class Execution:
 
     async def main(self) -> None:
         """Execute the run and write how it ended. Never raises, but for what ends the whole process."""
-        current.set(self)
+        token = current.set(self)
         hub = self.engine.hub
         if hub.hears("run:leased", self.row.id):
             hub.tell(
@@ -166,7 +164,10 @@ class Execution:
         finally:
             self._close()
             self.worker.finished(self)
-            current.set(None)  # this task's context holds the execution, which holds the task: a circle
+            # This task's context holds the execution, which holds the task: a circle. A coroutine that is thrown away
+            # runs in the context of whoever does that, where nothing is ours.
+            with contextlib.suppress(ValueError):
+                current.reset(token)
 
     async def _outcome(self) -> Outcome | None:
         """What the run comes to; None if that is no longer ours to say."""

@@ -26,6 +26,7 @@ from ..basis.text import error_text, shown
 from ..commit.reply import Answer, Reply, answer, no_waiting
 from ..model.event import DOMAIN, EVENTS, Event
 from ..model.run import RunRow
+from ..rules.lifecycle import TABLE
 
 _log = logging.getLogger("holdfast")
 
@@ -44,7 +45,7 @@ _SAY_AGAIN = 1.0
 
 _OURS = ("run", "step", "log", "worker")
 #: What the end of an execution is told as.
-_ENDS = ("run:complete", "run:fail", "run:cancel", "run:retry")
+_ENDS = frozenset([row.event for row in TABLE.values() if row.by_holder and row.event])
 _OWN_NAME = re.compile(r"[A-Za-z][\w.-]{0,99}(:[\w.-]{1,100}){1,5}", re.ASCII)
 
 

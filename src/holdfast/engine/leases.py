@@ -143,8 +143,10 @@ class LeaseKeeper:
                     if self._clock.steady() >= self._next_renewal:
                         # Late as long as it has not come to its end.
                         due = self._clock.steady() + self._options.lease_renew_interval
-                        self._renew()
-                        self._next_renewal = due
+                        try:
+                            self._renew()
+                        finally:
+                            self._next_renewal = due
                 except Exception as error:  # the leases of all runs hang on this thread
                     self._hub.report(error, "lease-renewal")
         finally:
