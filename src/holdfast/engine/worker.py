@@ -239,8 +239,7 @@ class Worker:
 
     def _sleep_until(self, due: int | None, seen: int) -> None:
         self._asleep = True
-        if self.is_idle() and self._maintenance.is_due():
-            self.spawn(self._maintenance.idle())
+        self._maintain()
         if self._is_news(seen):
             # Somebody had news just before we were asleep, and woke nobody.
             self._fill_soon()
@@ -251,6 +250,10 @@ class Worker:
             seconds = max(0.0, (due - self.engine.clock.now()) / 1e6)
             # A timer of a year would overflow some loops; looking once a day costs nothing.
             self._due = self.engine.clock.call_later(self.loop, min(seconds, 86400.0), self._fill_soon)
+
+    def _maintain(self) -> None:
+        if self.is_idle() and self._maintenance.is_due():
+            self.spawn(self._maintenance.idle())
 
     def _begin(self, row: RunRow, claimed: Claimed, asked: float) -> Execution | None:
         job = self.engine.registry.get(row.job_name)
@@ -294,10 +297,12 @@ class Worker:
             return
         execution.slot_free = True
         self._slots += 1
-        if self._claiming and self.engine.makes_way(execution.row):
+        makes_way = self.engine.makes_way(execution.row)
+        if self._claiming and makes_way:
             # The claim that is under way may come before the end that is written now.
             self._news += 1
-        if self.running and not self._stopping:
+        # Asleep, it knows that nobody waits for a slot: a claim would only make the end's round longer.
+        if self.running and not self._stopping and (makes_way or not self._asleep):
             self._fill_soon()
 
     def finished(self, execution: Execution) -> None:
@@ -311,6 +316,8 @@ class Worker:
         self.engine.keeper.release(execution)
         if not self._executing:
             self._quiet.set()
+            if self._asleep and self.running:
+                self._maintain()
 
     def abandon(self, execution: Execution) -> None:
         """A function that does not come back after it was told to: give its slot to another run."""
