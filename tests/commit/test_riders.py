@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import databases
+from databases import StoreHere
 from holdfast.commit.committer import RIDE_AFTER, Committer
 from holdfast.commit.ticket import Ticket
 from holdfast.model.run import NewRun
-from holdfast.store.sqlite import SqliteStore
 from holdfast.testing.clock import HandClock
 
 
@@ -30,9 +32,10 @@ class Passenger:
 
 
 class Line:
-    def __init__(self, clock: HandClock, *, inline: bool) -> None:
+    def __init__(self, path: Path, clock: HandClock, *, inline: bool) -> None:
         self.clock = clock
-        self.store = SqliteStore("sqlite://", clock=clock)
+        self.path = path
+        self.store = StoreHere(databases.url(path), clock=clock)
         self.store.migrate()
         self.committer = Committer(self.store, clock, inline=inline)
 
@@ -48,15 +51,12 @@ class Line:
         ticket.wait(20)
 
     def rows(self) -> list[str]:
-        connection = self.store.connect(read_only=True)
-        found = [row[0] for row in connection.execute("select id from holdfast_runs order by rowid")]
-        self.store.disconnect(connection)
-        return found
+        return [run_id for (run_id,) in databases.rows(self.path, "select id from holdfast_runs")]
 
 
 @pytest.fixture(params=["thread", "inline"])
-def line(request: pytest.FixtureRequest, clock: HandClock) -> Iterator[Line]:
-    line = Line(clock, inline=request.param == "inline")
+def line(request: pytest.FixtureRequest, tmp_path: Path, clock: HandClock) -> Iterator[Line]:
+    line = Line(tmp_path / "line.db", clock, inline=request.param == "inline")
     yield line
     line.committer.close().wait(20)
     line.store.close()

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import databases
+from databases import StoreHere
 from holdfast.basis.clock import SystemClock
 from holdfast.commit.committer import Committer
 from holdfast.commit.ticket import ORDER, Ticket
@@ -15,13 +17,12 @@ from holdfast.model.run import NewRun, RunFilter
 from holdfast.model.step import LogRow, StepRow
 from holdfast.rules.lifecycle import TABLE, Cause
 from holdfast.store.base import ClaimOrder, Ending, Lease, LogSave, Renewal, StepSave, Tx
-from holdfast.store.sqlite import SqliteStore
 
 LONG = 60.0
 """Seconds after which a test has failed. Nothing ever waits that long."""
 
 
-class WatchedStore(SqliteStore):
+class WatchedStore(StoreHere):
     """Writes down what it is told to do. Functions put on the lists are called, once each, at that point."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
@@ -70,7 +71,7 @@ def _watched(verb: str) -> Any:
         self.rounds[-1].append((verb, len(rows)))
         if self.on_verb:
             self.on_verb.pop(0)(verb)
-        return getattr(SqliteStore, verb)(self, tx, rows)
+        return getattr(StoreHere, verb)(self, tx, rows)
 
     return call
 
@@ -85,7 +86,7 @@ class Line:
     def __init__(self, path: Path, *, inline: bool, lock_timeout: float = 10.0) -> None:
         self.clock = SystemClock()
         self.path = path
-        self.store = WatchedStore(f"sqlite:///{path}", lock_timeout=lock_timeout)
+        self.store = WatchedStore(databases.url(path), lock_timeout=lock_timeout)
         self.store.migrate()
         self.connection = self.store.connect(read_only=True)
         self.committer = Committer(self.store, self.clock, inline=inline)

@@ -46,7 +46,7 @@ HOT: dict[str, tuple[Any, ...]] = {
     "cancel": (json.dumps(["r1"]), NOW),
     "expire": (NOW, 5, 100),
     "pass_deadlines": (NOW, 100),
-    "recall": ("me", json.dumps(["r1"]), NOW),
+    "recall": (json.dumps(["r1"]), "me", NOW),
     "renew_leases": (json.dumps([["r1", 1, "me", LEASE]]), NOW),
     "lost_leases": (json.dumps([["r1", 1, "me"]]),),
     "ended": (json.dumps(["r1"]),),

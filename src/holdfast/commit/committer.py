@@ -37,7 +37,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ..basis.clock import Clock
@@ -48,6 +48,7 @@ from .reply import Answer, Reply, _running_loop, answer, answered, may_wait, no_
 from .round import Rounds, with_cause
 from .tally import Tally
 from .ticket import Rider, Ticket
+from .turns import Turn, Turns
 
 _log = logging.getLogger("holdfast")
 
@@ -102,6 +103,7 @@ class Committer:
         self._closed: Reply[None] = answered(None, "close")
         self._died_of: BaseException | None = None
         self._rounds = Rounds(self.store, self.clock)
+        self._turns = Turns()
         self.longest: int = 0
         """The most tickets that ever were in the line."""
         if self._on_trouble is not None:
@@ -232,6 +234,34 @@ class Committer:
     def _closed_error(self) -> StoreError:
         return with_cause(StoreClosed(), self._died_of)
 
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[Callable[[], None]]:
+        """While this is entered somebody else writes, over a connection of its own; no round begins if that excludes
+        them. What is entered gives the turn back: call it if that is over before this is left, in any thread.
+
+        Inline, what joins meanwhile is served on leaving.
+        """
+        if self.inline:
+            try:
+                with self._inline_lock:
+                    self._inline_server = threading.get_ident()
+                    try:
+                        yield _nothing
+                    finally:
+                        self._inline_server = None
+            finally:
+                self._serve_inline()
+            return
+        turn = Turn() if self.store.locks else self._turns.take()
+
+        def give() -> None:
+            self._turns.give(turn)
+
+        try:
+            yield give
+        finally:
+            give()
+
     def tidy(self) -> Reply[bool]:
         """Let the store look after its files as soon as nobody is served; False if it should be asked again sooner."""
         if self.inline:
@@ -250,10 +280,15 @@ class Committer:
         with no_waiting("the committing thread"):
             try:
                 while self._next_round():
-                    # Not kept in a variable: it would live through the next sleep, and so would its unasked failures.
-                    if self._serving:
-                        self._rounds.serve(self._serving)
-                    self._look_after()
+                    turn = self._turns.take()
+                    try:
+                        # Not kept in a variable: it would live through the next sleep, and so would its unasked
+                        # failures.
+                        if self._serving:
+                            self._rounds.serve(self._serving)
+                        self._look_after()
+                    finally:
+                        self._turns.give(turn)
             except BaseException as error:
                 _log.critical("the commit line has died", exc_info=error)
                 self._died_of = error
@@ -413,6 +448,10 @@ def _count(tickets: Sequence[Ticket[Any]]) -> int:
 
 _all: weakref.WeakSet[Committer] = weakref.WeakSet()
 _parents: list[Any] = []
+
+
+def _nothing() -> None:
+    return
 
 
 def _in_child() -> None:

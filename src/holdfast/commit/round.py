@@ -14,7 +14,7 @@ from typing import Any
 
 from ..basis.clock import Clock
 from ..basis.errors import HoldfastError, SchemaError, StoreError, StoreUnavailable
-from ..store.base import Store, Tx
+from ..store.base import PlayAgain, Store, Tx
 from .forks import inside
 from .reply import Answer, answer
 from .tally import Tally
@@ -24,6 +24,9 @@ _log = logging.getLogger("holdfast")
 
 #: The database itself: trying each ticket alone would only take longer.
 _TROUBLE = (StoreUnavailable, SchemaError)
+
+#: So often a round is played again that the database has undone.
+_AGAIN = 5
 
 #: Seconds that others have to renew, once the write lock is free again, before anybody is judged.
 _LENIENT = 2.0
@@ -40,10 +43,10 @@ class Rounds:
         self.tally: Tally = Tally()
         self.last_at: float = 0.0
         self.on_trouble: Callable[[BaseException], None] = _log_trouble
-        self._locked_out = 0.0
+        self._out_since: float | None = None
         self._longest, self._until = 0.0, 0.0
 
-    def serve(self, tickets: Sequence[Ticket[Any]], *, replay: bool = False) -> BaseException | None:
+    def serve(self, tickets: Sequence[Ticket[Any]], *, replay: bool = False, again: int = 0) -> BaseException | None:
         """All together; if that fails, the halves, so that no caller pays for another.
 
         Returns the error if the database itself is in trouble: then the other half need not try.
@@ -62,6 +65,10 @@ class Rounds:
             parts, replay = [tickets], True
         except Exception as error:
             meant = self.store.translate(error)
+            if isinstance(meant, PlayAgain) and again < _AGAIN:
+                # Undone as a whole, for somebody else's sake: the halves would fare no better.
+                self.tally.again += 1
+                return self.serve(tickets, replay=replay, again=again + 1)
             if len(tickets) == 1 or isinstance(meant, _TROUBLE):
                 return self.refuse(tickets, meant)
             parts = [tickets[: len(tickets) // 2], tickets[len(tickets) // 2 :]]
@@ -101,10 +108,10 @@ class Rounds:
         served: list[tuple[str, list[Ticket[Any]], float]] = []
         tx: Tx | None = None
         try:
-            if self.connection is None:
-                self.connection = self.store.open()
             tx = self._begin()
             tx.replay = replay
+            if self.store.locks:
+                self.store.lock(tx, {verb: [ticket.row for ticket in group] for verb, group in by_verb.items()})
             for verb in ORDER:
                 if group := by_verb.get(verb):
                     began = self.clock.steady()
@@ -114,7 +121,8 @@ class Rounds:
         except BaseException as error:
             if tx is not None:
                 self.store.rollback(tx)
-            if isinstance(self.store.translate(error), StoreError):
+            meant = self.store.translate(error)
+            if isinstance(meant, StoreError) and not isinstance(meant, PlayAgain):
                 self.disconnect()
             raise
         try:
@@ -131,18 +139,22 @@ class Rounds:
         return answers
 
     def _begin(self) -> Tx:
-        """Begin, and note for how long that was not possible, over all attempts that were refused.
+        """Begin, and note for how long that was not possible, since the first attempt that was refused.
 
         For some seconds more it counts for the rounds that follow: others who could not renew may be slower to begin.
         """
         asked = self.clock.steady()
         try:
+            if self.connection is None:
+                self.connection = self.store.open()
             tx = self.store.begin(self.connection)
         except BaseException:
-            self._locked_out += self.clock.steady() - asked
+            if self._out_since is None:
+                self._out_since = asked
             raise
-        waited, now = self._locked_out + tx.waited, self.clock.steady()
-        self._locked_out = 0.0
+        now = self.clock.steady()
+        waited = tx.waited if self._out_since is None else now - self._out_since
+        self._out_since = None
         if waited > self._longest or now >= self._until:
             self._longest, self._until = waited, now + min(waited, _LENIENT)
         tx.waited = self._longest

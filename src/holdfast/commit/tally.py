@@ -58,6 +58,8 @@ class Tally:
 
     def __init__(self) -> None:
         self.rounds: int = 0
+        self.again: int = 0
+        """How often a round was undone by the database for somebody else's sake, and played again."""
         self._sizes: deque[float] = deque(maxlen=_SAMPLES)
         self._verbs: dict[str, _Verb] = {}
 

@@ -26,12 +26,15 @@ Verb: TypeAlias = Literal[
     "expire",
     "pass_deadlines",
     "claim",
+    "check_in",
+    "check_out",
+    "forget_workers",
 ]
 
 #: The order of the verbs within a round, as they are named above. Renewals first: they keep leases that the same round
 #: may judge. Then what forgets: only what ended before this round, so that playing it again finds the same for all
 #: others. What a run says of itself before its end, ends before claims, so that a freed slot is filled in the same
-#: transaction.
+#: transaction. Who is there comes last: nobody waits for it.
 #: Grouping reorders strangers only: who shares a round asked at the same time, and every verb is guarded.
 ORDER: tuple[Verb, ...] = get_args(Verb)
 

@@ -19,20 +19,31 @@ Long because the whole conversation is here, with what each word of it promises:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from pydantic_core import from_json
 
-from ..basis.errors import ConflictError, ValidationError
+from ..basis.errors import ConflictError, StoreUnavailable, ValidationError
 from ..basis.text import shown
 from ..model.run import Disposition, NewRun, RunFilter, RunRow
 from ..model.step import AttemptRow, LogRow, ProgressRow, StepKey, StepRow, Tries
+from ..model.worker import CheckIn, WorkerRow
 from ..rules.lifecycle import Transition
+from .watch import Watch
+
+Dialect: TypeAlias = Literal["sqlite", "postgres", "mysql"]
+
+LEASES_REMEMBERED = 10
+"""A worker that was not seen for so many of its leases is forgotten."""
 
 STEP_PAGE = 100
 """Saved steps are loaded a hundred positions at a time, so that a run with 10,000 of them resumes in bounded memory."""
+
+
+class PlayAgain(StoreUnavailable):
+    """The database undid the transaction for somebody else's sake: a deadlock, a serialization failure."""
 
 
 class Lease(NamedTuple):
@@ -257,23 +268,68 @@ class Tx:
     """Seconds that passed until the write lock was ours. While it was somebody else's, nobody could renew."""
     replay: bool = False
     """This round may have been committed before: its COMMIT gave no answer."""
+    lent: bool = False
+    """It is the transaction of a caller, who commits it some time."""
     seen: dict[str, Any] = field(default_factory=dict)
 
 
 class LentTransaction(ABC):
     """A transaction that the caller has open on a connection of its own, and lets us write into."""
 
+    dialect: ClassVar[Dialect]
+    alone: ClassVar[bool] = False
+    """Whether nobody else can write anything while it is open."""
+
     @abstractmethod
     def is_over(self) -> bool:
         """Whether it has certainly ended, or been forgotten by its owner. Any thread, cheap."""
 
-    @abstractmethod
     def uncommitted(self, run_ids: Iterable[str]) -> set[str]:
-        """Of these runs those that are in it, and that nobody else sees. Only in the thread of the connection."""
+        """Of these runs those that may be in it, and that nobody else sees. Only in the thread of the connection."""
+        return set(run_ids)
 
     @abstractmethod
     def is_same(self, other: LentTransaction) -> bool:
         """Whether both are of one connection."""
+
+
+class SharedTransaction(ABC):
+    """A write transaction of ours, on a connection of its own, that a function of the user's writes into as well.
+
+    Whatever the function does with `connection`: to end the transaction is ours.
+    """
+
+    tx: Tx
+    connection: Any
+    """What the function gets: a connection of the driver."""
+
+    @abstractmethod
+    def take_back(self) -> None:
+        """The function has returned: nothing that it left behind reaches this any more. In the thread that commits.
+
+        `DefinitionError` if the transaction was ended by a statement of the function's.
+        """
+
+    def excuse(self, error: Exception) -> StoreUnavailable | None:  # noqa: ARG002 - for servers
+        """What this error of the function's means, if neither the function nor what it wrote is to blame: the database
+        undid it for somebody else's sake, or was lost. Then the function is called again, in a new transaction.
+        """
+        return None
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Undo it under the function's hands, at once: what it does there from now on fails, and others may write.
+
+        Called instead of `take_back`, by any thread. Never raises.
+        """
+
+    @abstractmethod
+    def commit(self) -> None:
+        """As `Store.commit`: after an error it may or may not have happened. `DefinitionError`: it has not."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Undo what was not committed, and close the connection. Never raises."""
 
 
 class Store(ABC):
@@ -281,6 +337,8 @@ class Store(ABC):
 
     name: str
     """The URL without its secrets, for messages."""
+    locks: bool = False
+    """Whether `lock` does anything. Otherwise nobody else can write while a write transaction is open."""
     needs_upkeep: bool = False
     """Whether `upkeep` has something to do that can't wait for an idle moment. Looked at after every round."""
 
@@ -312,6 +370,14 @@ class Store(ABC):
     def begin(self, connection: Any) -> Tx:
         """Open a write transaction; returns once the right to write is held."""
 
+    def lock(self, tx: Tx, batches: Mapping[str, Sequence[Any]]) -> None:  # noqa: ARG002 - for several writers
+        """Called before the verbs of a round, with all of its rows by verb: everything that they may wait for.
+
+        A store with several writers at a time locks here, always in the same order, what these rows are about, and
+        reads `tx.now` once it has all of it. After that no verb waits for anybody who may wait for it.
+        """
+        return
+
     @abstractmethod
     def commit(self, tx: Tx) -> None:
         """Make it durable: when this returns, it survives a power cut. After an error it may or may not have."""
@@ -319,6 +385,13 @@ class Store(ABC):
     @abstractmethod
     def rollback(self, tx: Tx) -> None:
         """Undo it. Never raises."""
+
+    def share(self) -> SharedTransaction:
+        """Begin a write transaction on a new connection, for a step that writes rows of the user's.
+
+        Returns once the right to write is held. `ValidationError` where a store has none that can be shared.
+        """
+        raise ValidationError(f"step.transaction: {self.name} has no transaction that a function could write into.")
 
     def upkeep(self, connection: Any, *, idle: bool = False) -> bool:  # noqa: ARG002 - the same
         """Look after what the database keeps beside its tables, between two rounds, over the writing connection.
@@ -425,13 +498,25 @@ class Store(ABC):
                 raise ConflictError(f"calls[{index}]: {conflict_text(made[index].run)}")
         return answers
 
-    def adopt(self, connection: Any) -> Tx:  # noqa: ARG002 - for those stores that can
-        """The transaction that the caller has open on a connection of its own, for `trigger_many` to write into.
+    def identity(self) -> str:
+        """As `database_id`, over a connection of its own. Any thread."""
+        connection = self.open(read_only=True)
+        try:
+            return self.database_id(connection)
+        finally:
+            self.disconnect(connection)
 
-        Its `connection` is a `LentTransaction`. `ValidationError` where there is none, or none of this database;
-        `SchemaError` for other tables than this code knows. Committing stays the caller's.
+    def adopt(self, connection: LentTransaction, identity: str) -> Tx:  # noqa: ARG002 - for those stores that can
+        """The transaction that a caller has open on a connection of its own, for `trigger_many` to write into.
+
+        `ValidationError` if it is none of the database with this identity, or has another language. Committing stays
+        the caller's. May be called again for the same transaction.
         """
         raise ValidationError(f"connection: {self.name} can't trigger inside a transaction of yours.")
+
+    def announce(self, tx: Tx, made: Sequence[Triggered]) -> None:  # noqa: ARG002 - for those that can notify
+        """Called after `trigger_many` in the transaction of a caller: what others shall hear of when it commits."""
+        return
 
     @abstractmethod
     def expire(self, tx: Tx, sweeps: Sequence[Sweep]) -> list[list[RunRow]]:
@@ -452,6 +537,20 @@ class Store(ABC):
         Of one concurrency key at most one run is leased. From its first claim to its end (or its suspension) a run
         holds its key: what goes back to pending is claimed again before any other of the key.
         """
+
+    # -- writes: who is there ----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def check_in(self, tx: Tx, workers: Sequence[CheckIn]) -> list[None]:
+        """Write down that these workers are there, each by its id. When it started stays what the first time said."""
+
+    @abstractmethod
+    def check_out(self, tx: Tx, workers: Sequence[str]) -> list[None]:
+        """Forget these workers, by their ids: they have stopped. Their leases are left as they are."""
+
+    @abstractmethod
+    def forget_workers(self, tx: Tx, limits: Sequence[int]) -> list[int]:
+        """Forget workers that were not seen for `LEASES_REMEMBERED` of their leases, at most `limit`; how many."""
 
     # -- reads -------------------------------------------------------------------------------------------------
 
@@ -529,5 +628,13 @@ class Store(ABC):
         """Ids of runs that may be forgotten."""
 
     @abstractmethod
+    def find_workers(self, connection: Any) -> list[WorkerRow]:
+        """All workers, the first started first, each with the runs that are leased to it."""
+
+    @abstractmethod
     def change_mark(self, connection: Any) -> int | None:
         """A number that changes when any connection commits; None where the database has none."""
+
+    def watch(self) -> Watch:
+        """A sense of what others commit, with a connection of its own that is opened when it is first asked."""
+        return Watch(self)

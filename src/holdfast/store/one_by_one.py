@@ -22,8 +22,10 @@ from pydantic_core import from_json
 
 from ..model.run import NewRun, RunFilter, RunRow, RunStatus
 from ..model.step import AttemptRow, LogRow, StepKey, StepRow, Tries
+from ..model.worker import CheckIn, HeldRow, WorkerRow
 from ..rules.lifecycle import TABLE, Cause, after_expiry
 from .base import (
+    LEASES_REMEMBERED,
     STEP_PAGE,
     AttemptSave,
     Cancelled,
@@ -60,6 +62,7 @@ class Tables:
     """By concurrency key the run that holds it, from its first claim to its end or suspension."""
     dropped: MutableMapping[str, bool] = field(default_factory=dict)
     """Runs whose step outputs are gone."""
+    workers: MutableMapping[str, WorkerRow] = field(default_factory=dict)
 
     def copy(self) -> Tables:
         """The same rows, to be changed apart."""
@@ -376,6 +379,30 @@ class OneByOne(Store):
         ]
         return iter(sorted(due, key=lambda run: (-run.priority, run.run_at, run.id)))
 
+    # -- writes: who is there ----------------------------------------------------------------------------------
+
+    def check_in(self, tx: Tx, workers: Sequence[CheckIn]) -> list[None]:
+        there = self.tables(tx.connection).workers
+        for new in workers:
+            started_at = there[new.id].started_at if new.id in there else tx.now
+            there[new.id] = WorkerRow(**new._asdict(), started_at=started_at, seen_at=tx.now)
+        return [None] * len(workers)
+
+    def check_out(self, tx: Tx, workers: Sequence[str]) -> list[None]:
+        for worker_id in workers:
+            self.tables(tx.connection).workers.pop(worker_id, None)
+        return [None] * len(workers)
+
+    def forget_workers(self, tx: Tx, limits: Sequence[int]) -> list[int]:
+        return [self._forget_workers(tx, limit) for limit in limits]
+
+    def _forget_workers(self, tx: Tx, limit: int) -> int:
+        there = self.tables(tx.connection).workers
+        gone = [row.id for row in there.values() if row.seen_at + LEASES_REMEMBERED * row.lease <= tx.now][:limit]
+        for worker_id in gone:
+            del there[worker_id]
+        return len(gone)
+
     # -- reads -------------------------------------------------------------------------------------------------
 
     def find_runs(self, connection: Any, filter: RunFilter) -> list[RunRow]:
@@ -450,6 +477,17 @@ class OneByOne(Store):
             for run_id, run in found.items()
             if run is None or run.completed_at is not None
         }
+
+    def find_workers(self, connection: Any) -> list[WorkerRow]:
+        tables, now = self.tables(connection), self.now()
+        leased = sorted((run for run in tables.runs.values() if run.lease_owner), key=lambda r: (r.updated_at, r.id))
+        return [
+            row._replace(
+                alive=row.seen_at + row.lease > now,
+                held=tuple(HeldRow(r.id, r.job_name, r.updated_at) for r in leased if r.lease_owner == row.id),
+            )
+            for row in sorted(tables.workers.values(), key=lambda row: (row.started_at, row.id))
+        ]
 
     def find_old(self, connection: Any, old: Old) -> list[str]:
         tables = self.tables(connection)

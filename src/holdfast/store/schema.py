@@ -7,14 +7,20 @@ An older one goes through the numbers that it lacks. A test proves that both way
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from typing import NamedTuple
 
+from pydantic_core import from_json
+
 from ..basis.errors import SchemaError
 
 _FRESH = "schema.sql"
+
+#: A number that no migration has: the database was moved to another place, or is being moved into. `holdfast_meta` says
+#: which. Code that knows nothing of moves takes it for tables that are newer than itself, and keeps away as well.
+AWAY = 1_000_000_000
 
 
 class Migration(NamedTuple):
@@ -49,6 +55,24 @@ class Schema:
         fresh = texts.pop(_FRESH)
         chain = [Migration(int(name[:4]), name.removesuffix(".sql"), texts[name]) for name in sorted(texts)]
         return cls(fresh, tuple(chain))
+
+
+def away(name: str, marks: Mapping[str, str]) -> SchemaError:
+    """Why nobody may use this database: what `holdfast_meta` says of a move."""
+    for key, text in (
+        ("moved_to", "this database was moved to {url}: use that one. Here nothing is read or written any more."),
+        ("moving_from", "a move from {url} into this database is not complete. Run that `holdfast move` again."),
+    ):
+        if key in marks:
+            return SchemaError(f"{name}: {text.format(url=_url(marks[key]))}")
+    return SchemaError(f"{name}: this database was moved, but nothing says to where.")
+
+
+def _url(mark: str) -> str:
+    try:
+        return str(from_json(mark)["url"])
+    except (ValueError, LookupError, TypeError):
+        return "another place"
 
 
 def statements(text: str) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Writing into a transaction that is the caller's own, on a connection of the caller's.
+"""Writing into a transaction that is the caller's own, on an SQLite connection of the caller's.
 
 The verbs need something with `execute`. What the connection is set up for (row and text factories, isolation level,
 autocommit, a class of its own with other methods) is the caller's business and must not matter: each statement gets a
@@ -11,13 +11,15 @@ import os
 import sqlite3
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from pydantic_core import to_json
 
 from ..basis.errors import ValidationError
-from ..basis.text import error_text
-from .base import LentTransaction
+from .base import Dialect, LentTransaction
+from .lending import AUTOCOMMIT, NOT_OPEN, AwaitedLender, Fetched, Lender, Lent, unusable
+
+T = TypeVar("T")
 
 #: Any other name for the same file means the same; a copy of it has the same database id, and is another.
 _FILE = "select file from pragma_database_list where name = 'main'"
@@ -26,31 +28,21 @@ _TABLES = "select count(*) from main.sqlite_master where name in ('holdfast_meta
 _THERE = "select id from holdfast_runs where id in (select value from json_each(?1))"
 _SHADOWS = "select name from temp.sqlite_master where name like 'holdfast$_%' escape '$' limit 1"
 
-
-class Fetched:
-    """What a statement gave, all of it."""
-
-    def __init__(self, cursor: sqlite3.Cursor) -> None:
-        self._rows: list[Any] = cursor.fetchall()
-        self._next = iter(self._rows)
-        self.rowcount: int = cursor.rowcount
-
-    def fetchall(self) -> list[Any]:
-        return list(self._next)
-
-    def fetchone(self) -> Any:
-        return next(self._next, None)
+#: `autocommit` of a connection that is told by its isolation level when to begin.
+_LEGACY = -1
 
 
-class Borrowed(LentTransaction):
+class Borrowed(Lent):
     """A connection of the caller's, as the verbs see it. `ours` opens one of our own, which sees what is committed."""
 
-    def __init__(self, connection: sqlite3.Connection, ours: Callable[[], sqlite3.Connection]) -> None:
+    dialect: ClassVar[Dialect] = "sqlite"
+    alone: ClassVar[bool] = True
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
-        self._ours = ours
+        self.ours: Callable[[], sqlite3.Connection] | None = None
 
     def execute(self, sql: str, parameters: Any = (), /) -> Fetched:
-        """As that of a connection of ours."""
         if parameters and "?1" in sql:
             # Python 3.12.0 to 3.12.3 take numbers for names, and warn.
             parameters = {str(number): value for number, value in enumerate(parameters, 1)}
@@ -60,8 +52,8 @@ class Borrowed(LentTransaction):
             connection.text_factory = str
         try:
             # Not `connection.cursor()`: that is what a class of the caller's may have changed.
-            cursor = sqlite3.Cursor(connection)
-            return Fetched(cursor.execute(sql, parameters))
+            cursor = sqlite3.Cursor(connection).execute(sql, parameters)
+            return Fetched(cursor.fetchall(), cursor.rowcount, cursor.description)
         finally:
             if factory is not str:
                 connection.text_factory = factory
@@ -78,8 +70,10 @@ class Borrowed(LentTransaction):
 
     def uncommitted(self, run_ids: Iterable[str]) -> set[str]:
         # A connection with `autocommit=False` has a transaction open at any time: what is in it tells.
+        if self.ours is None:
+            return set(run_ids)
         asked = (to_json(list(run_ids)).decode(),)
-        ours = self._ours()
+        ours = self.ours()
         try:
             committed = {row[0] for row in ours.execute(_THERE, asked).fetchall()}
         finally:
@@ -91,26 +85,67 @@ class Borrowed(LentTransaction):
     def is_same(self, other: LentTransaction) -> bool:
         return isinstance(other, Borrowed) and other.connection is self.connection
 
+    def check(self, begun: bool) -> None:
+        """`ValidationError` unless it can be used in this thread and has a transaction open.
 
-def borrowed(given: object, ours: Callable[[], sqlite3.Connection]) -> Borrowed:
-    """The connection, if it can be used in this thread and has a transaction open; otherwise `ValidationError`."""
-    if not isinstance(given, sqlite3.Connection):
-        raise ValidationError(
-            f"connection: {type(given).__name__} is none that can be used here. Give the sqlite3.Connection on which "
-            "your transaction is open."
-        )
-    connection = Borrowed(given, ours)
-    try:
-        connection.execute("select 1")
-        is_open = given.in_transaction
-    except sqlite3.Error as error:  # closed, of another thread, or never opened
-        raise ValidationError(f"connection: it can't be used here: {error_text(error, 300)}") from error
-    if not is_open:
-        raise ValidationError(
-            "connection: no transaction is open on it, so there is nothing that the run could be part of. Write "
-            'first, or begin one: connection.execute("begin immediate").'
-        )
-    return connection
+        With `begun` a layer above it has begun one and leaves it to sqlite3, which would wait for the first write.
+        """
+        connection = self.connection
+        try:
+            self.execute("select 1")
+            if connection.in_transaction:
+                return
+        except sqlite3.Error as error:  # closed, of another thread, or never opened
+            raise unusable(error) from error
+        legacy = getattr(connection, "autocommit", _LEGACY) == _LEGACY
+        if not begun:
+            raise ValidationError(f'{NOT_OPEN}: connection.execute("begin immediate").')
+        if not legacy or connection.isolation_level is None:
+            raise ValidationError(AUTOCOMMIT)
+        self.execute("begin immediate")
+
+
+class SqliteLender(Lender):
+    """One of the standard library."""
+
+    def __init__(self, given: sqlite3.Connection) -> None:
+        self._given = given
+
+    def lend(self, *, begun: bool = False) -> Borrowed:
+        borrowed = Borrowed(self._given)
+        borrowed.check(begun)
+        return borrowed
+
+
+class _Elsewhere(Borrowed):
+    """One that only another thread may use."""
+
+    def uncommitted(self, run_ids: Iterable[str]) -> set[str]:
+        return set(run_ids)
+
+
+class AiosqliteLender(AwaitedLender):
+    """One of aiosqlite, a thread with a connection of the standard library: there the whole verb is one call."""
+
+    def __init__(self, given: Any) -> None:
+        self._given = given
+
+    async def run(self, verb: Callable[[Lent], T], *, begun: bool = False) -> T:
+        given = self._given
+        try:
+            connection = given._conn
+        except ValueError as error:  # closed, or not yet awaited
+            raise unusable(error) from error
+
+        def run() -> T:
+            borrowed = _Elsewhere(connection)
+            borrowed.check(begun)
+            return verb(borrowed)
+
+        # It has no public name for this, and its own statements take no other way. Cancelled meanwhile, it comes to its
+        # end there, before any other of the caller's.
+        done: T = await given._execute(run)
+        return done
 
 
 def refuse_other(connection: Borrowed, path: str | None, database_id: str, name: str) -> None:

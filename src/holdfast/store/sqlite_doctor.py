@@ -5,52 +5,26 @@ Opened read-only, and where nobody has it open as an immutable file: not even an
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
-from ..basis.clock import to_datetime
-from ..basis.errors import HoldfastError, Outdated, StoreUnavailable
-from ..basis.failures import Failure
-from ..basis.values import shape_of
-from . import queries
+from ..basis.errors import StoreUnavailable
+from . import doctor, queries
+from .doctor import OF_RUNS, SHOWN, Finding, Level, failed, in_bytes, tried
 from .sqlite import SqliteStore
 from .sqlite_file import OLDEST, lenient
 from .sqlite_place import Connection
 
 _SQL = queries.Queries("sqlite", columns="", bare_columns="")
 
-#: Runs of which the texts are read; their steps, at most this many for each of them on average.
-SAMPLE = 1000
-_STEPS_EACH = 10
-
 _MIB = 1 << 20
-_SECOND = 1_000_000
 _LONG_LOG = 64 * _MIB
 _LITTLE_SPACE, _NO_SPACE = 256 * _MIB, 16 * _MIB
-#: Clocks of several machines differ by this much without anybody being to blame.
-_CLOCKS_DIFFER = 5 * _SECOND
-#: A lease that has just run out may be judged by a worker any moment now.
-_GRACE = 60 * _SECOND
-_LONG_LEASE = 86_400 * _SECOND
-_LONG_WAIT = 3600 * _SECOND
-_SHOWN = 5
-
-
-class Finding(NamedTuple):
-    """One check and what came out. `advice` where there is something to do; `data` are the numbers, for programs."""
-
-    check: str
-    level: Literal["ok", "warn", "fail"]
-    text: str
-    advice: str = ""
-    data: dict[str, Any] | None = None
 
 
 def has_reset_bug(version: tuple[int, ...]) -> bool:
@@ -72,17 +46,20 @@ def examine(store: SqliteStore) -> list[Finding]:
     try:
         connection = _open(path, immutable=in_header is not None)
     except sqlite3.Error as error:
-        return [*found, _failed("opens", store.translate(error))]
+        return [*found, failed("opens", store.translate(error), _DAMAGED)]
     with closing(connection):
-        found.append(_tried(store, "journal", partial(_journal, in_header), connection))
-        found.append(_tried(store, "pages", _pages, connection))
-        tables = _tried(store, "tables", lambda c: _tables(store, c), connection)
+        found.append(tried(store, "journal", partial(_journal, in_header, connection), _DAMAGED))
+        found.append(tried(store, "pages", partial(_pages, connection), _DAMAGED))
+        tables = tried(store, "tables", partial(_tables, store, connection), _DAMAGED)
         found.append(tables)
         if tables.level == "ok":
-            now = store.clock.now()
-            for name, ask in _OF_RUNS.items():
-                found.append(_tried(store, name, partial(ask, now), connection))
+            now, find = store.clock.now(), partial(_find, connection)
+            found += [tried(store, name, partial(ask, now, find), _DAMAGED) for name, ask in OF_RUNS.items()]
     return found
+
+
+def _find(connection: sqlite3.Connection, name: str, *values: Any) -> list[Any]:
+    return connection.execute(_SQL[name], values).fetchall()
 
 
 def _mode_in_header(path: str) -> str:
@@ -101,20 +78,6 @@ def _open(path: str, *, immutable: bool) -> sqlite3.Connection:
     return connection
 
 
-def _tried(
-    store: SqliteStore, name: str, check: Callable[[sqlite3.Connection], Finding], connection: sqlite3.Connection
-) -> Finding:
-    try:
-        return check(connection)
-    except Exception as error:
-        return _failed(name, store.translate(error))
-
-
-def _failed(check: str, error: BaseException) -> Finding:
-    text = error.message if isinstance(error, HoldfastError) else str(error)
-    return Finding(check, "fail", text, _DAMAGED)
-
-
 _DAMAGED = "Stop all processes, keep a copy of the file and its -wal, and bring back a backup (or try `.recover`)."
 
 
@@ -127,9 +90,9 @@ def _file(path: str) -> Finding:
     directory = os.path.dirname(path)
     lacking = [place for place in (path, directory) if not os.access(place, os.W_OK)]
     if lacking:
-        text = f"{path} ({_size(size)}); this user may not write {' and '.join(lacking)}"
+        text = f"{path} ({in_bytes(size)}); this user may not write {' and '.join(lacking)}"
         return Finding("file", "fail", text, "SQLite writes the file and makes two more beside it.", data)
-    return Finding("file", "ok", f"{path} ({_size(size)}), writable", data=data)
+    return Finding("file", "ok", f"{path} ({in_bytes(size)}), writable", data=data)
 
 
 def _library(version: tuple[int, ...]) -> Finding:
@@ -155,15 +118,15 @@ def _log(path: str) -> Finding:
     data = {"bytes": size}
     if size > _LONG_LOG:
         advice = "Something reads for very long (a shell, a backup), or no Holdfast process runs: each keeps it short."
-        return Finding("log", "warn", f"the write-ahead log has {_size(size)}", advice, data)
-    return Finding("log", "ok", f"the write-ahead log has {_size(size)}", data=data)
+        return Finding("log", "warn", f"the write-ahead log has {in_bytes(size)}", advice, data)
+    return Finding("log", "ok", f"the write-ahead log has {in_bytes(size)}", data=data)
 
 
 def _space(path: str) -> Finding:
     free = shutil.disk_usage(os.path.dirname(path)).free
-    level: Literal["ok", "warn", "fail"] = "fail" if free < _NO_SPACE else "warn" if free < _LITTLE_SPACE else "ok"
+    level: Level = "fail" if free < _NO_SPACE else "warn" if free < _LITTLE_SPACE else "ok"
     advice = "" if level == "ok" else "On a full disk nothing is acknowledged. Make space, or purge old runs."
-    return Finding("space", level, f"{_size(free)} free on its disk", advice, {"bytes": free})
+    return Finding("space", level, f"{in_bytes(free)} free on its disk", advice, {"bytes": free})
 
 
 def _journal(in_header: str | None, connection: sqlite3.Connection) -> Finding:
@@ -175,7 +138,7 @@ def _journal(in_header: str | None, connection: sqlite3.Connection) -> Finding:
 
 
 def _pages(connection: sqlite3.Connection) -> Finding:
-    problems = [line for (line,) in connection.execute(f"pragma quick_check({_SHOWN})").fetchall()]
+    problems = [line for (line,) in connection.execute(f"pragma quick_check({SHOWN})").fetchall()]
     if problems != ["ok"]:
         return Finding("pages", "fail", "; ".join(problems), _DAMAGED, {"problems": problems})
     return Finding("pages", "ok", "quick_check finds nothing")
@@ -183,147 +146,4 @@ def _pages(connection: sqlite3.Connection) -> Finding:
 
 def _tables(store: SqliteStore, connection: sqlite3.Connection) -> Finding:
     version = store.version(connection)
-    data: dict[str, Any] = {"version": version, "newest": store.schema.newest}
-    if version == 0:
-        return Finding("tables", "fail", "there are no Holdfast tables", f"Run `holdfast migrate {store.name}`.", data)
-    data["database_id"] = identity = store.database_id(connection)
-    text = f"version {version}, database {identity}"
-    if version < store.schema.newest:
-        advice = f"This code needs version {store.schema.newest}. Run `holdfast migrate {store.name}`."
-        return Finding("tables", "fail", text, advice, data)
-    if version > store.schema.newest:
-        advice = f"This code knows version {store.schema.newest} at most: upgrade the package."
-        return Finding("tables", "fail", text, advice, data)
-    return Finding("tables", "ok", text, data=data)
-
-
-# -- the runs ------------------------------------------------------------------------------------------------------
-
-
-def _statuses(_: int, connection: sqlite3.Connection) -> Finding:
-    counts = dict(connection.execute(_SQL["doctor_statuses"]).fetchall())
-    text = ", ".join(f"{count} {status}" for status, count in counts.items()) or "none yet"
-    return Finding("runs", "ok", text, data=counts)
-
-
-def _expired(now: int, connection: sqlite3.Connection) -> Finding:
-    count, oldest = connection.execute(_SQL["doctor_expired"], (now - _GRACE,)).fetchone()
-    data = {"count": count, "oldest": _when(oldest)}
-    if count:
-        advice = "They are taken over by the next worker that runs. Is one running that can reach this file?"
-        return Finding("expired leases", "warn", f"{count}, the oldest since {_when(oldest)}", advice, data)
-    return Finding("expired leases", "ok", "none", data=data)
-
-
-def _oldest(now: int, connection: sqlite3.Connection) -> Finding:
-    row = connection.execute(_SQL["doctor_oldest_pending"], (now,)).fetchone()
-    if row is None:
-        return Finding("oldest pending run", "ok", "none waits")
-    run_id, job, since = row
-    data = {"run_id": run_id, "job_name": job, "since": _when(since)}
-    text = f"{run_id} ({job}), since {_when(since)}"
-    if now - since > _LONG_WAIT:
-        advice = f"Is a worker running that knows the job {job!r}, in its queue?"
-        return Finding("oldest pending run", "warn", text, advice, data)
-    return Finding("oldest pending run", "ok", text, data=data)
-
-
-def _owners(_: int, connection: sqlite3.Connection) -> Finding:
-    rows = connection.execute(_SQL["doctor_owners"], (SAMPLE,)).fetchall()
-    data = {"workers": [{"id": owner, "runs": count, "until": _when(until)} for owner, count, until in rows]}
-    told = [f"{owner}: {count}, until {_when(until)}" for owner, count, until in rows[:_SHOWN]]
-    more = [f"and {len(rows) - _SHOWN} more workers"] if len(rows) > _SHOWN else []
-    return Finding("workers with leases", "ok", "; ".join([*told, *more]) or "none", data=data)
-
-
-def _clock(now: int, connection: sqlite3.Connection) -> Finding:
-    ahead, newest, leases = connection.execute(
-        _SQL["doctor_future"], (now + _CLOCKS_DIFFER, now + _LONG_LEASE)
-    ).fetchone()
-    data = {"rows_of_the_future": ahead, "newest": _when(newest), "long_leases": leases, "now": _when(now)}
-    if ahead or leases:
-        text = f"{ahead} runs say that they were written later than now, {leases} leases end in more than a day"
-        advice = "A clock was or is wrong, here or where they were written. Leases can't be judged until it is right."
-        return Finding("clock", "warn", text, advice, data)
-    return Finding("clock", "ok", f"nothing is of the future at {_when(now)}", data=data)
-
-
-def _readable(_: int, connection: sqlite3.Connection) -> Finding:
-    runs = connection.execute(_SQL["doctor_sample"], (SAMPLE,)).fetchall()
-    steps = connection.execute(_SQL["doctor_sample_steps"], (SAMPLE, SAMPLE * _STEPS_EACH)).fetchall()
-    problems = [*_in_runs(runs), *_in_steps(steps)]
-    looked = f"of the newest {len(runs)} runs and {len(steps)} of their steps"
-    data = {"runs": len(runs), "steps": len(steps), "unreadable": problems[:SAMPLE]}
-    if problems:
-        shown = "; ".join(problems[:_SHOWN]) + (f"; and {len(problems) - _SHOWN} more" if problems[_SHOWN:] else "")
-        advice = "Somebody has written into the tables. Such a run fails with Outdated; the others are not affected."
-        return Finding("payloads", "warn", f"{looked} {len(problems)} texts can't be read: {shown}", advice, data)
-    return Finding("payloads", "ok", f"{looked} all can be read (sealed ones are not opened)", data=data)
-
-
-_OF_RUNS: dict[str, Callable[[int, sqlite3.Connection], Finding]] = {
-    "runs": _statuses,
-    "expired leases": _expired,
-    "oldest pending run": _oldest,
-    "workers with leases": _owners,
-    "clock": _clock,
-    "payloads": _readable,
-}
-
-
-def _in_runs(rows: list[Any]) -> Iterator[str]:
-    for run_id, labels, *payloads in rows:
-        if not _is_object(labels):
-            yield f"labels of {run_id}"
-        for name, text in zip(("input", "output"), payloads, strict=True):
-            if text is not None and not _is_payload(text):
-                yield f"{name} of {run_id}"
-
-
-def _in_steps(rows: list[Any]) -> Iterator[str]:
-    for run_id, name, status, output, error in rows:
-        fine = _is_failure(error) if status == "failed" else output is None or _is_payload(output)
-        if not fine:
-            yield f"step {name!r} of {run_id}"
-
-
-def _is_object(text: str) -> bool:
-    try:
-        return isinstance(json.loads(text.encode()), dict)
-    except (ValueError, RecursionError):
-        return False
-
-
-def _is_payload(text: str) -> bool:
-    if text.startswith("^"):  # sealed by a codec, which is not ours to call
-        return True
-    try:
-        text.encode()
-        shape_of().load(text)
-    except (Outdated, ValueError, RecursionError):
-        return False
-    return True
-
-
-def _is_failure(text: str | None) -> bool:
-    if text is None or text.startswith("^"):
-        return text is not None
-    try:
-        Failure.from_json(text)
-    except Exception:
-        return False
-    return True
-
-
-def _when(micros: int | None) -> str | None:
-    try:
-        moment = to_datetime(micros)
-    except OverflowError:
-        return f"{micros} µs"
-    return None if moment is None else moment.isoformat(timespec="seconds")
-
-
-def _size(count: int) -> str:
-    if count < 1024:
-        return f"{count} bytes"
-    return f"{count / 1024:.0f} KiB" if count < _MIB else f"{count / _MIB:,.0f} MiB"
+    return doctor.tables(store, version, store.schema.newest, lambda: store.database_id(connection))

@@ -3,6 +3,8 @@
 Write transactions begin IMMEDIATE. A deferred one that reads first fails at once, without waiting, when somebody
 else commits in between. WAL lets readers work beside the writer; `synchronous=FULL` syncs at every commit, which is
 affordable because one commit serves a whole round.
+
+Long because opening, transactions, errors and tables are all about what one connection may believe of its file.
 """
 
 from __future__ import annotations
@@ -16,13 +18,12 @@ import threading
 import urllib.parse
 import weakref
 from pathlib import Path
-from typing import Any
 
 from ..basis.clock import Clock, SystemClock
 from ..basis.errors import SchemaError, StoreError, StoreUnavailable, ValidationError
-from .base import Store, Tx
-from .schema import Schema, statements
-from .sqlite_borrowed import borrowed, refuse_other
+from .base import LentTransaction, Store, Tx
+from .schema import AWAY, Schema, away, statements
+from .sqlite_borrowed import Borrowed, refuse_other
 from .sqlite_place import FileConnection, Place
 from .sqlite_upkeep import LIMIT, Upkeep
 
@@ -102,7 +103,7 @@ class SqliteFile(Store):
             return self._only
         return self._open(read_only=read_only)
 
-    def _open(self, *, read_only: bool) -> FileConnection:
+    def _open(self, *, read_only: bool, kind: type[FileConnection] = FileConnection) -> FileConnection:
         if sqlite3.sqlite_version_info < OLDEST:
             needed = ".".join(map(str, OLDEST))
             raise StoreError(
@@ -126,8 +127,8 @@ class SqliteFile(Store):
                 timeout=self.lock_timeout,
                 isolation_level=None,
                 check_same_thread=False,
-                cached_statements=256,
-                factory=FileConnection,
+                cached_statements=256 if kind is FileConnection else 0,
+                factory=kind,
             )
             connection.execute("pragma synchronous = full")
             connection.execute("pragma cache_size = -16384")
@@ -172,11 +173,18 @@ class SqliteFile(Store):
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
 
-    def confirm(self, connection: FileConnection) -> None:
+    def confirm_file(self, connection: FileConnection) -> None:
+        """`StoreUnavailable` if it is another file."""
         if self._lenient:
             connection.text_factory = lenient
         if not self.in_memory:
             self._place.confirm(connection)
+
+    def confirm(self, connection: FileConnection) -> None:
+        self.confirm_file(connection)
+        # Who only reads hears of a move here.
+        if connection.execute("select 1 from holdfast_migrations where number = ?", (AWAY,)).fetchone():
+            self._refuse_newer(connection)
 
     def begin(self, connection: FileConnection) -> Tx:
         tx = self._begin(connection)
@@ -185,7 +193,7 @@ class SqliteFile(Store):
                 self._place.confirm(connection, writing=True)
                 self._looked_at = self.clock.steady()
             # Somebody may have migrated it since it was opened.
-            self._refuse_newer(connection.execute("select max(number) from holdfast_migrations").fetchone()[0] or 0)
+            self._refuse_newer(connection)
         except BaseException:
             self.rollback(tx)
             raise
@@ -281,7 +289,8 @@ class SqliteFile(Store):
 
     def _apply(self, tx: Tx) -> list[str]:
         version = self.version(tx.connection)
-        self._refuse_newer(version)
+        if version:
+            self._refuse_newer(tx.connection)
         lacking = self.schema.since(version)
         for text in [self.schema.fresh] if version == 0 else [migration.text for migration in lacking]:
             for statement in statements(text):
@@ -297,9 +306,9 @@ class SqliteFile(Store):
 
     def check_schema(self, connection: sqlite3.Connection) -> None:
         version, newest = self.version(connection), self.schema.newest
-        self._refuse_newer(version)
         if version == 0:
             raise self._no_tables()
+        self._refuse_newer(connection)
         if version < newest:
             raise SchemaError(
                 f"{self.name}: the tables have version {version}, this code needs {newest}. "
@@ -322,8 +331,11 @@ class SqliteFile(Store):
         # Nobody else can reach what is private to this process.
         return "" if self._temporary or self.in_memory else f", or run `holdfast migrate {self.name}`"
 
-    def _refuse_newer(self, version: int) -> None:
+    def _refuse_newer(self, connection: sqlite3.Connection) -> None:
+        version = connection.execute("select max(number) from holdfast_migrations").fetchone()[0] or 0
         newest = self.schema.newest
+        if version == AWAY:
+            raise away(self.name, dict(connection.execute("select key, value from holdfast_meta").fetchall()))
         if version > newest:
             raise SchemaError(
                 f"{self.name}: the tables have version {version}, this code knows {newest} at most. "
@@ -337,19 +349,14 @@ class SqliteFile(Store):
         found: int = connection.execute("select coalesce(max(number), 0) from holdfast_migrations").fetchone()[0]
         return found
 
-    def adopt(self, connection: Any) -> Tx:
-        tx = borrowed(connection, lambda: self._open(read_only=True))
+    def adopt(self, connection: LentTransaction, identity: str) -> Tx:
         if self.in_memory:
             raise ValidationError("connection: nobody but this app can have a connection to its database in memory.")
-        try:
-            ours = self.open(read_only=True)
-            try:
-                refuse_other(tx, self._path, self.database_id(ours), self.name)
-            finally:
-                self.disconnect(ours)
-        except sqlite3.Error as error:
-            raise self.translate(error) from error
-        return Tx(tx, self.clock.now())
+        if not isinstance(connection, Borrowed):
+            raise ValidationError(f"connection: it is not of SQLite, and this app ({self.name}) is.")
+        connection.ours = lambda: self._open(read_only=True)
+        refuse_other(connection, self._path, identity, self.name)
+        return Tx(connection, self.clock.now(), lent=True)
 
     def database_id(self, connection: sqlite3.Connection) -> str:
         found: str = connection.execute("select value from holdfast_meta where key = 'database_id'").fetchone()[0]

@@ -63,7 +63,7 @@ class Upkeep:
         try:
             connection.execute("begin immediate")
             try:
-                store.confirm(connection)
+                store.confirm_file(connection)
                 busy, length, done = second.execute("pragma wal_checkpoint(passive)").fetchone()
             finally:
                 if connection.in_transaction:

@@ -204,5 +204,6 @@ create table holdfast_workers (
   seen_at integer not null,
   jobs text not null,  -- JSON
   queues text not null,  -- JSON
-  version text not null
+  version text not null,
+  lease integer not null  -- microseconds: not seen for as long, it counts as gone
 ) strict, without rowid;

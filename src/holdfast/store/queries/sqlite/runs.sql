@@ -243,10 +243,10 @@ where rowid in (
 returning {bare_columns};
 
 -- name: recall
--- What is leased to ?1 but is not among the runs (?2) that it knows of: the answer to its claim was lost.
+-- What is leased to ?2 but is not among the runs (?1) that it knows of: the answer to its claim was lost.
 update holdfast_runs set
   status = 'pending', generation = generation + 1, lease_owner = null, lease_expires_at = null, updated_at = ?3
-where status = 'leased' and lease_owner = ?1 and id not in (select value from json_each(?2));
+where status = 'leased' and lease_owner = ?2 and id not in (select value from json_each(?1));
 
 -- name: renew_leases
 -- Fenced, and by nothing else: a lease that looks too old after a jump of the clock is renewed until somebody took it.

@@ -1,0 +1,505 @@
+"""What relational databases share: every verb as one statement per round, and what its answers mean.
+
+A dialect brings the statements, under the names that are used here, and three ways of saying one. The rows of a round
+go along as one value (JSON, arrays): a statement gives Python's global lock away once, a loop over rows once per row,
+and with a busy event loop beside it each of those may cost a switch interval.
+
+Several rows of one call may be about the same run: a zombie's and its successor's, or one twice. So answers are told
+apart by the whole lease, and of two words of one holder the first counts.
+
+Long because every verb is here, and few of them are more than their statement and its answers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, pairwise
+from types import MappingProxyType
+from typing import Any, Literal
+
+from ..basis.clock import Clock
+from ..model.run import Disposition, NewRun, RunFilter, RunRow
+from ..model.step import AttemptRow, LogRow, StepKey, StepRow, Tries
+from ..model.worker import CheckIn, HeldRow, WorkerRow
+from .base import (
+    LEASES_REMEMBERED,
+    STEP_PAGE,
+    AttemptSave,
+    Cancelled,
+    Claimed,
+    ClaimOrder,
+    Deleted,
+    Ended,
+    Ending,
+    Followed,
+    Lease,
+    LogSave,
+    Old,
+    PlayAgain,
+    ProgressSave,
+    Recall,
+    Renewal,
+    StepMark,
+    StepSave,
+    Store,
+    Sweep,
+    Triggered,
+    Tx,
+    conflict_in,
+)
+
+#: The columns of a run that are stored in its row, in the order of `RunRow`.
+STORED = RunRow._fields[:-3]
+COLUMNS = ", ".join(f"r.{name}" for name in STORED)
+BARE_COLUMNS = ", ".join(STORED)
+
+#: In the order of `find_triggered`: the run itself, who has its idempotency key.
+_DISPOSITIONS: tuple[Literal["created", "idempotent"], ...] = ("created", "idempotent")
+
+#: Delayed runs that one claim may make due.
+PROMOTED_AT_ONCE = 10_000
+
+#: Bounds of one statement of a batch.
+BATCH_ROWS = 10_000
+BATCH_BYTES = 8 << 20
+
+#: The tables that hold something of a run; the run itself is last.
+_PARTS = ("labels", "progress", "steps", "step_attempts", "logs", "waits", "signals", "runs")
+
+
+class Relational(Store):
+    """The verbs. A dialect says how to say a statement, how runs are listed, and what is old."""
+
+    clock: Clock
+    _driver_error: type[Exception]
+    """What the driver raises."""
+
+    # -- how to say it -----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _ask(self, connection: Any, name: str, rows: Sequence[Any], *values: Any) -> list[Any]:
+        """What the statement of this name gives for these rows (tuples, or single values) and values, as tuples."""
+
+    @abstractmethod
+    def _do(self, connection: Any, name: str, rows: Sequence[Any], *values: Any) -> int:
+        """The same for one that gives nothing: how many rows it changed."""
+
+    @abstractmethod
+    def _find(self, connection: Any, name: str, *values: Any) -> list[Any]:
+        """What a statement gives that takes no rows."""
+
+    def _read_now(self) -> int | None:
+        """The time by which a read judges; None: the statement knows it."""
+        return self.clock.now()
+
+    # -- writes: fenced ----------------------------------------------------------------------------------------
+
+    def renew_leases(self, tx: Tx, renewals: Sequence[Renewal]) -> list[bool]:
+        last = {renewal.lease: (*renewal.lease, renewal.duration) for renewal in renewals}
+        held = set(self._ask(tx.connection, "renew_leases", [*last.values()], tx.now))
+        return [renewal.lease in held for renewal in renewals]
+
+    def save_logs(self, tx: Tx, lines: Sequence[LogSave]) -> list[None]:
+        rows = [
+            (
+                line.run_id,
+                line.generation,
+                owner,
+                line.step_name,
+                line.level,
+                line.message,
+                line.data,
+                line.created_at,
+                tx.replay or again,
+            )
+            for owner, line, again in lines
+        ]
+        self._do(tx.connection, "save_logs", rows)
+        return [None] * len(lines)
+
+    def save_progress(self, tx: Tx, rows: Sequence[ProgressSave]) -> list[None]:
+        last = {(row.run_id, row.generation, owner): row.progress for owner, row in rows}
+        asked = [(*lease, progress) for lease, progress in last.items()]
+        self._do(tx.connection, "save_progress", asked, tx.now)
+        return [None] * len(rows)
+
+    def save_attempts(self, tx: Tx, saves: Sequence[AttemptSave]) -> list[bool]:
+        last: dict[tuple[Any, ...], AttemptSave] = {}
+        for save in saves:
+            known = last.get(_trying(save))
+            if known is None or known.attempt.ended_at is None:
+                last[_trying(save)] = save
+        rows = [(save.owner, *save.attempt[:-1]) for save in last.values()]
+        saved = set(self._ask(tx.connection, "save_attempts", rows))
+        return [_trying(save)[1:] in saved for save in saves]
+
+    def save_steps(self, tx: Tx, saves: Sequence[StepSave]) -> list[bool]:
+        # What tells one writing of a step from another: by whom, which step, under which generation.
+        writings = [(save.owner, *save.step[:3], save.step.generation) for save in saves]
+        first: dict[tuple[Any, ...], StepSave] = {}
+        for writing, save in zip(writings, saves, strict=True):
+            first.setdefault(writing, save)
+        rows = [(save.owner, *save.step) for save in first.values()]
+        saved = set(self._ask(tx.connection, "save_steps", rows))
+        answers = [first[w] is save and w[1:] in saved for w, save in zip(writings, saves, strict=True)]
+        if not all(answers):
+            refused = [(save.owner, *save.step, i) for i, save in enumerate(saves) if not answers[i]]
+            for (index,) in self._ask(tx.connection, "saved_steps", refused):
+                answers[index] = True
+        moved_on = [save.step.run_id for save, kept in zip(saves, answers, strict=True) if save.moved_on and kept]
+        if moved_on:
+            self._do(tx.connection, "move_on", moved_on)
+        return answers
+
+    def finish(self, tx: Tx, endings: Sequence[Ending]) -> list[Ended]:
+        first: dict[Lease, Ending] = {}
+        for e in endings:
+            first.setdefault(e.lease, e)
+        rows = [
+            (
+                *e.lease,
+                e.transition.target,
+                e.transition.ends,
+                e.output,
+                e.error,
+                e.error_type,
+                e.transition.attempt,
+                e.delay,
+            )
+            for e in first.values()
+        ]
+        written = self._ask(tx.connection, "finish", rows, tx.now)
+        ended = {row[:2] for row in written}
+        self._pass_on(tx, [row[2] for row in written])
+        counted = [first[e.lease] is e and e.lease[:2] in ended for e in endings]
+        states: dict[str, tuple[int, str, str | None]] = {}
+        if not all(counted):
+            refused = [e.lease.run_id for e, done in zip(endings, counted, strict=True) if not done]
+            found = self._ask(tx.connection, "states", refused)
+            states = {run_id: (generation, status, owner) for run_id, generation, status, owner in found}
+        answers = []
+        for e, done in zip(endings, counted, strict=True):
+            wanted = str(e.transition.target)
+            if done:
+                answers.append(Ended(True, tx.now, wanted))
+            else:
+                # Nobody but the holder leaves the generation as it was: the ending was written before, and its
+                # answer lost.
+                state = states.get(e.lease.run_id)
+                before = state == (e.lease.generation, wanted, None)
+                answers.append(Ended(before, tx.now, state and state[1]))
+        return answers
+
+    # -- writes: guarded ---------------------------------------------------------------------------------------
+
+    def cancel(self, tx: Tx, run_ids: Sequence[str]) -> list[Cancelled]:
+        if not run_ids:
+            return []
+        ids = list(dict.fromkeys(run_ids))
+        before = {row[0]: row[2] for row in self._ask(tx.connection, "states", ids)}
+        written = self._ask(tx.connection, "cancel", ids, tx.now)
+        cancelled = {row[0] for row in written}
+        self._pass_on(tx, [row[1] for row in written])
+        rows = {row.id: row for row in self.find_runs(tx.connection, RunFilter(ids=tuple(ids)))}
+        if tx.replay:
+            cancelled.update(run_id for run_id in ids if before.get(run_id) == "cancelled")
+        return [Cancelled(rows.get(i), before.get(i), i in cancelled) for i in run_ids]
+
+    def delete(self, tx: Tx, run_ids: Sequence[str]) -> list[Deleted]:
+        found = self._forgettable(tx, run_ids)
+        if family := self._family(tx, found):
+            for part in _PARTS:
+                self._do(tx.connection, f"delete_{part}", family)
+        missing = Deleted(tx.replay)
+        return [found.get(run_id, missing) for run_id in run_ids]
+
+    def drop_outputs(self, tx: Tx, run_ids: Sequence[str]) -> list[bool]:
+        found = self._forgettable(tx, run_ids)
+        if family := self._family(tx, found):
+            self._do(tx.connection, "drop_outputs", family)
+            self._do(tx.connection, "outputs_dropped", family)
+        return [run_id in found and found[run_id].accepted for run_id in run_ids]
+
+    def _forgettable(self, tx: Tx, run_ids: Sequence[str]) -> dict[str, Deleted]:
+        found = self._ask(tx.connection, "forgettable", list(dict.fromkeys(run_ids)))
+        return {run_id: Deleted(standing is None, standing, *told) for run_id, standing, *told in found}
+
+    def _family(self, tx: Tx, found: dict[str, Deleted]) -> list[str]:
+        roots = [run_id for run_id, deleted in found.items() if deleted.accepted]
+        return [run_id for (run_id,) in self._ask(tx.connection, "family", roots)] if roots else []
+
+    def trigger(self, tx: Tx, runs: Sequence[NewRun]) -> list[Triggered]:
+        now = tx.now
+        rows = [
+            (
+                run.id, run.job_name, run.input, run.queue, run.priority,
+                now + run.delay if run.run_at is None else run.run_at,
+                run.idempotency_key, run.concurrency_key, run.labels, run.tenant, run.codec, run.trace, run.coalesce,
+                run.timeout, run.retry, run.deadline and now + run.deadline,
+            )
+            for run in runs
+        ]  # fmt: skip
+        new = rows
+        if any(run.coalesce == "active" for run in runs):
+            there = {row[0] for row in self._ask(tx.connection, "find_active", rows)}
+            new = [row for index, row in enumerate(rows) if index not in there]
+        created = {row[0] for row in self._insert(tx, new)}
+        self._pass_on(tx, [run.concurrency_key for run in runs if run.concurrency_key and run.id in created])
+        labelled = [run for run in runs if run.labels != "{}" and run.id in created]
+        if labelled:
+            self._label(tx, labelled)
+        standing: dict[int, Triggered] = {}
+        kind: Disposition | Literal["conflict"]
+        if len(created) < len(runs):
+            places = {run.id: index for index, run in enumerate(runs) if run.id in created}
+            for index, place, *columns in self._ask(tx.connection, "find_triggered", rows):
+                if places.get(columns[0], index) > index:
+                    continue  # asked for after this one
+                if place < len(_DISPOSITIONS):
+                    kind = _DISPOSITIONS[place]
+                else:
+                    kind = "coalesced" if runs[index].coalesce else "conflict"
+                standing.setdefault(index, Triggered(RunRow(*columns), kind))
+        answers = []
+        for index, run in enumerate(runs):
+            if run.id in created:
+                answers.append(Triggered(_fresh(run, rows[index][5], now), "created"))
+            elif index in standing:
+                answers.append(standing[index])
+            else:
+                raise PlayAgain("the run that stood in the way of another one is gone by now")
+        return answers
+
+    def _insert(self, tx: Tx, rows: Sequence[Any]) -> list[Any]:
+        """The ids of those that were not there yet."""
+        return self._ask(tx.connection, "insert_runs", rows, tx.now)
+
+    def _label(self, tx: Tx, runs: Sequence[NewRun]) -> None:
+        """Write the labels of runs that were just inserted."""
+        self._do(tx.connection, "insert_labels", [run.id for run in runs])
+
+    def _pass_on(self, tx: Tx, keys: Sequence[str | None]) -> None:
+        """Runs have come to these concurrency keys or have left them: who is next may go, where nobody holds them."""
+        asked = [*dict.fromkeys(key for key in keys if key is not None)]
+        if asked:
+            self._do(tx.connection, "bring_forward", asked)
+
+    def trigger_many(self, tx: Tx, batches: Sequence[Sequence[NewRun]]) -> list[list[Triggered]]:
+        if len(batches) == 1:
+            return [self._whole(tx, batches[0])]
+        made = self._whole(tx, [run for batch in batches for run in batch])
+        if conflict_in(made) is not None:
+            # Each for itself, so that the one that is refused takes nobody along.
+            return [self._whole(tx, batch) for batch in batches]
+        ends = list(accumulate(map(len, batches), initial=0))
+        return [made[begin:end] for begin, end in pairwise(ends)]
+
+    def _whole(self, tx: Tx, runs: Sequence[NewRun]) -> list[Triggered]:
+        connection = tx.connection
+        self._find(connection, "batch")
+        made: list[Triggered] = []
+        try:
+            for part in _parts(runs):
+                answers = self.trigger(tx, part)
+                if (refused := conflict_in(answers)) is not None:
+                    self._find(connection, "undo_batch")
+                    made += answers[: refused + 1]
+                    break
+                made += answers
+            self._find(connection, "end_batch")
+        except BaseException:
+            with contextlib.suppress(self._driver_error):  # after some errors everything is undone already
+                self._find(connection, "undo_batch")
+                self._find(connection, "end_batch")
+            raise
+        return made
+
+    def expire(self, tx: Tx, sweeps: Sequence[Sweep]) -> list[list[RunRow]]:
+        return [self._expire(tx, sweep) for sweep in sweeps]
+
+    def _expire(self, tx: Tx, sweep: Sweep) -> list[RunRow]:
+        if tx.waited > sweep.patience:
+            return []
+        found = self._find(tx.connection, "expire", tx.now, sweep.max_crashes, sweep.limit)
+        rows = [RunRow(*row) for row in found]
+        self._pass_on(tx, [row.concurrency_key for row in rows if row.completed_at is not None])
+        return rows
+
+    def pass_deadlines(self, tx: Tx, limits: Sequence[int]) -> list[list[RunRow]]:
+        return [self._pass_deadlines(tx, limit) for limit in limits]
+
+    def _pass_deadlines(self, tx: Tx, limit: int) -> list[RunRow]:
+        rows = [RunRow(*row) for row in self._find(tx.connection, "pass_deadlines", tx.now, limit)]
+        self._pass_on(tx, [row.concurrency_key for row in rows])
+        return rows
+
+    def recall(self, tx: Tx, recalls: Sequence[Recall]) -> list[int]:
+        return [self._do(tx.connection, "recall", recall.keep, recall.owner, tx.now) for recall in recalls]
+
+    def claim(self, tx: Tx, orders: Sequence[ClaimOrder]) -> list[Claimed]:
+        return [self._claim(tx, order) for order in orders]
+
+    def _claim(self, tx: Tx, order: ClaimOrder) -> Claimed:
+        connection = tx.connection
+        if tx.replay and order.known is not None:
+            self._do(connection, "recall", order.known, order.owner, tx.now)
+        due = self._next_due(connection)
+        if due is not None and due <= tx.now:
+            self._make_due(tx)
+            due = self._next_due(connection)
+        runs: list[RunRow] = []
+        again = True
+        while again:
+            again = self._lease(tx, order, runs)
+        # RETURNING gives rows in any order.
+        runs.sort(key=lambda run: (-run.priority, run.run_at, run.id))
+        resumed = [run.id for run in runs if run.generation > 1]
+        steps: dict[str, list[StepRow]] = {}
+        if resumed:
+            for row in self._ask(connection, "first_steps", resumed, STEP_PAGE):
+                steps.setdefault(row[0], []).append(StepRow(*row))
+        return Claimed(runs, steps, due)
+
+    def _make_due(self, tx: Tx) -> None:
+        """Delayed runs whose time has come go into their lines."""
+        promoted = self._find(tx.connection, "promote", tx.now, PROMOTED_AT_ONCE)
+        self._pass_on(tx, [row[0] for row in promoted])
+
+    def _next_due(self, connection: Any) -> int | None:
+        found = self._find(connection, "next_due")
+        return found[0][0] if found else None
+
+    def _lease(self, tx: Tx, order: ClaimOrder, runs: list[RunRow]) -> bool:
+        """Lease what may be leased, to the end of `runs`; whether there may be more."""
+        connection, many = tx.connection, max(order.limit - len(runs), 0)
+        verb, wanted = "claim", _wanted(order)
+        if order.limits:
+            limits = dict(order.limits)
+            leased = self._leased_of_jobs(tx, [*limits])
+            room = {job: limits[job] - count for job, count in leased}
+            wanted = _wanted(order, room)
+            if any(0 < some < many for some in room.values()):
+                verb = "claim_within"
+        found = [RunRow(*row) for row in self._take(tx, verb, wanted, many, order)]
+        runs += found
+        if keys := [run.concurrency_key for run in found if run.concurrency_key is not None]:
+            self._do(connection, "hold_back", keys)
+        # What has just been taken may have stood before others of its key, or of a job that is full now.
+        return 0 < len(found) < many and (bool(keys) or verb == "claim_within")
+
+    def _leased_of_jobs(self, tx: Tx, jobs: Sequence[str]) -> list[Any]:
+        return self._ask(tx.connection, "leased_of_jobs", jobs)
+
+    def _take(self, tx: Tx, verb: str, wanted: Sequence[Any], many: int, order: ClaimOrder) -> list[Any]:
+        return self._ask(tx.connection, verb, wanted, many, order.owner, tx.now, order.lease)
+
+    # -- writes: who is there ----------------------------------------------------------------------------------
+
+    def check_in(self, tx: Tx, workers: Sequence[CheckIn]) -> list[None]:
+        self._do(tx.connection, "check_in", [*{worker.id: worker for worker in workers}.values()], tx.now)
+        return [None] * len(workers)
+
+    def check_out(self, tx: Tx, workers: Sequence[str]) -> list[None]:
+        self._do(tx.connection, "check_out", workers)
+        return [None] * len(workers)
+
+    def forget_workers(self, tx: Tx, limits: Sequence[int]) -> list[int]:
+        asked = [(tx.now, LEASES_REMEMBERED, limit) for limit in limits]
+        return [len(self._find(tx.connection, "forget_workers", *one)) for one in asked]
+
+    # -- reads -------------------------------------------------------------------------------------------------
+
+    def find_steps(self, connection: Any, run_id: str, *, first: int = 0, until: int | None = None) -> list[StepRow]:
+        last = 2**62 if until is None else until
+        return [StepRow(*row) for row in self._find(connection, "find_steps", run_id, first, last)]
+
+    def find_attempts(self, connection: Any, run_id: str) -> list[AttemptRow]:
+        found = self._find(connection, "find_attempts", run_id)
+        return [AttemptRow(*row)._replace(live=bool(row[-1])) for row in found]
+
+    def failed_tries(self, connection: Any, run_id: str, run_attempt: int) -> dict[StepKey, Tries]:
+        found = self._find(connection, "failed_tries", run_id, run_attempt)
+        return {StepKey(name, occurrence): Tries(failed, last_at) for name, occurrence, failed, last_at in found}
+
+    def find_logs(self, connection: Any, run_id: str, *, after: int = 0, limit: int | None = None) -> list[LogRow]:
+        many = 2**62 if limit is None else limit
+        return [LogRow(*row) for row in self._find(connection, "find_logs", run_id, after, many)]
+
+    def follow(self, connection: Any, run_ids: Sequence[str]) -> dict[str, Followed]:
+        found = self._ask(connection, "follow", run_ids)
+        return {run_id: Followed(*columns) for run_id, *columns in found}
+
+    def step_marks(self, connection: Any, wanted: Sequence[tuple[str, int]]) -> list[StepMark]:
+        return [StepMark(*row) for row in self._ask(connection, "step_marks", wanted)]
+
+    def marked_steps(self, connection: Any, marks: Sequence[StepMark]) -> list[StepRow]:
+        return [StepRow(*row) for row in self._ask(connection, "marked_steps", marks)]
+
+    def logs_after(self, connection: Any, wanted: Sequence[tuple[str, int]], limit: int) -> list[LogRow]:
+        return [LogRow(*row) for row in self._ask(connection, "logs_after", wanted, limit)]
+
+    def has_claimable(self, connection: Any, order: ClaimOrder) -> bool:
+        found = self._ask(connection, "has_claimable", _wanted(order, dict(order.limits)), self._read_now())
+        return bool(found[0][0])
+
+    def lost_leases(self, connection: Any, leases: Sequence[Lease]) -> dict[Lease, str]:
+        lost = self._ask(connection, "lost_leases", leases)
+        return {leases[at]: status for at, status in lost}
+
+    def ended(self, connection: Any, run_ids: Sequence[str]) -> dict[str, str]:
+        return dict(self._ask(connection, "ended", run_ids))
+
+    def find_workers(self, connection: Any) -> list[WorkerRow]:
+        found = self._find(connection, "find_workers", self._read_now())
+        held: dict[str, list[HeldRow]] = {}
+        for owner, *columns in self._find(connection, "leased"):
+            held.setdefault(owner, []).append(HeldRow(*columns))
+        return [WorkerRow(*row)._replace(alive=bool(row[-1]), held=tuple(held.get(row[0], ()))) for row in found]
+
+    def find_old(self, connection: Any, old: Old) -> list[str]:
+        ids: list[str] = []
+        total = 0
+        for run_id, weight in self._old(connection, old):
+            total += weight
+            if ids and total > old.weight:
+                break
+            ids.append(run_id)
+        return ids
+
+    @abstractmethod
+    def _old(self, connection: Any, old: Old) -> Iterable[tuple[str, int]]:
+        """Ids of runs that may be forgotten, the oldest end first, each with how much there is of it."""
+
+
+def _parts(runs: Sequence[NewRun]) -> Iterator[Sequence[NewRun]]:
+    """A batch as a few statements: what a statement gets as one text is bounded, for memory and by SQLite."""
+    begin = size = 0
+    for end, run in enumerate(runs):
+        if end - begin == BATCH_ROWS or size > BATCH_BYTES:
+            yield runs[begin:end]
+            begin, size = end, 0
+        size += len(run.input)
+    yield runs[begin:]
+
+
+def _wanted(order: ClaimOrder, room: Mapping[str, int] = MappingProxyType({})) -> list[tuple[str, str, int | None]]:
+    # Once each: a job named twice would fill the claim's limit with the same runs twice.
+    pairs = dict.fromkeys((queue, job) for queue in order.queues for job in order.jobs)
+    return [(queue, job, room.get(job)) for queue, job in pairs if room.get(job, 1) > 0]
+
+
+def _trying(save: AttemptSave) -> tuple[Any, ...]:
+    """What tells one try from another: by whom, which one, under which generation."""
+    return (save.owner, *save.attempt[:5], save.attempt.generation)
+
+
+def _fresh(run: NewRun, run_at: int, now: int) -> RunRow:
+    """The row that was just inserted, without asking for it."""
+    return RunRow(
+        run.id, run.job_name, "pending", run.queue, run.priority, run_at, 0, 0, 0, None, None, now, now, None, None,
+        run.timeout, run.retry, run.deadline and now + run.deadline,
+        None, None, None, 0, None, run.idempotency_key, run.concurrency_key, run.tenant, run.labels, run.codec,
+        run.trace, run.input, None, None, None,
+    )  # fmt: skip

@@ -1,0 +1,71 @@
+"""Processes that write about the same runs and keys at once wait for each other, but never in a circle."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import servers
+
+SCRIPT = Path(__file__).with_name("overlapping_batches.py")
+PROCESSES = 4
+SECONDS = float(os.environ.get("HOLDFAST_TEST_SECONDS", "20"))
+
+
+def together(url: str, seconds: float) -> list[dict[str, Any]]:
+    children = [
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), url, str(seed), str(seconds)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for seed in range(PROCESSES)
+    ]  # fmt: skip
+    for child in children:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n", child.communicate()[1]
+    for child in children:
+        assert child.stdin is not None
+        child.stdin.write("\n")
+        child.stdin.flush()
+    told = [child.communicate(timeout=seconds + 120) for child in children]
+    assert [error for _, error in told if error] == []
+    return [json.loads(out) for out, _ in told]
+
+
+def test_four_processes_with_overlapping_batches_on_postgresql_never_deadlock() -> None:
+    with servers.postgres(deadlock_timeout="200ms", log_lock_waits="on") as server:
+        url = server.url(server.create_database())
+        told = together(url, SECONDS)
+        log = server.log
+    assert re.findall(r".*deadlock detected.*", log) == []
+    assert [line for line in log.splitlines() if " ERROR: " in line] == []
+    went_well(told)
+
+
+def test_four_processes_with_overlapping_batches_on_mariadb_never_deadlock() -> None:
+    with servers.mariadb(**{"innodb-print-all-deadlocks": "1"}) as server:
+        told = together(server.url(server.create_database()), SECONDS)
+        ((_, deadlocks),) = server.execute("show global status like 'Innodb_deadlocks'")
+        log = server.log
+    assert (deadlocks, re.findall(r".*deadlock detected.*", log)) == ("0", [])
+    went_well(told)
+
+
+def went_well(told: list[dict[str, Any]]) -> None:
+    print({key: [one[key] for one in told] for key in ("rounds", "again", "refused", "accepted")})
+    assert [one["refused"] for one in told] == [[]] * PROCESSES
+    assert [one["again"] for one in told] == [0] * PROCESSES
+    # Nobody is given what somebody else has, under whatever load.
+    claims = [tuple(claim) for one in told for claim in one["claimed"]]
+    assert len(claims) == len(set(claims))
+    assert [one["twice"] for one in told] == [[]] * PROCESSES
+    # And it was about something.
+    verbs = {verb for one in told for verb in one["accepted"]}
+    assert len(verbs) == 15, verbs
+    assert min(one["rounds"] for one in told) > 20
+    assert len(claims) > 100
