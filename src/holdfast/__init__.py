@@ -53,6 +53,7 @@ from .job import Call, Job, job
 from .model.event import Event, EventType, is_domain_event
 from .model.retry import Retry
 from .model.run import RunStatus
+from .model.worker import HeldRun, WorkerRecord
 from .run import LogLine, Run, StepAttempt, StepRecord
 from .watching import Plugin
 
@@ -68,6 +69,7 @@ __all__ = [
     "Duration",
     "Event",
     "EventType",
+    "HeldRun",
     "Holdfast",
     "HoldfastError",
     "Job",
@@ -107,6 +109,7 @@ __all__ = [
     "ValidationError",
     "VerbStats",
     "WorkerCrashed",
+    "WorkerRecord",
     "WouldDeadlock",
     "is_domain_event",
     "job",

@@ -29,7 +29,7 @@ from .managing import Managing
 from .model.options import Options
 from .model.retry import Retry
 from .store.base import Store
-from .store.sqlite import SqliteStore
+from .store.opening import open_store
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -55,9 +55,9 @@ class Jobs:
 class Holdfast(Managing):
     """Runs functions durably.
 
-    `url` says where: `sqlite:///path/to/file.db`, or `sqlite://` for a temporary file. Nothing is opened, started or
-    written before the first use. As a context manager (`async with` or `with`) it makes the tables, starts the worker,
-    and stops it when left.
+    `url` says where: `sqlite:///path/to/file.db`, or `sqlite://` for a temporary file; `postgresql://…`; `mysql://…` for
+    MariaDB. Nothing is opened, started or written before the first use. As a context manager (`async with` or `with`)
+    it makes the tables, starts the worker, and stops it when left.
 
     `worker=False` makes an app that only triggers and watches. `worker="thread"` executes on a loop of its own even
     inside async code, so that blocking jobs can't stall a web server. `lease_renew_interval` is a third of the lease.
@@ -114,7 +114,7 @@ class Holdfast(Managing):
         labels = None if labels_schema is None else LabelsSchema(labels_schema)
         if not isinstance(url, str | Store):
             raise ValidationError(f"url: {type(url).__name__} is no URL. Write e.g. 'sqlite:///app.db'.")
-        store = SqliteStore(url, clock=clock) if isinstance(url, str) else url
+        store = open_store(url, clock=clock, lease=length) if isinstance(url, str) else url
         if getattr(store, "in_memory", False) and not options.inline:
             raise ValidationError(
                 "sqlite:///:memory: has one connection only: use it with inline=True, or 'sqlite://'."

@@ -233,9 +233,11 @@ class Job(Generic[P, R_co]):
         `queue`: only workers of that queue take it. `retry` and `timeout` (of one attempt) go before the job's own.
         `deadline`: so long after the trigger the run has ended, or is ended as timed out, with no retry.
 
-        `connection`: a `sqlite3.Connection` of yours to the app's database, with a transaction open on it. The run is
-        written by it, here and now, and is there if and only if you commit. Until then nobody else sees it, and this
-        thread can't wait for what the app writes. No `run:trigger` is told of it.
+        `connection`: one of yours to the app's database, with a transaction open on it: of sqlite3, aiosqlite, psycopg,
+        asyncpg or PyMySQL, a Connection or Session of SQLAlchemy, or a connection of Django. The run is written by it
+        and is there if and only if you commit: on a synchronous one here and now, on an asynchronous one when the reply
+        is awaited. Until then nobody else sees it, and who has the transaction open can't wait for it. No `run:trigger`
+        is told of it.
         """
         if delay is not None and run_at is not None:
             raise ValidationError("options: give delay or run_at, not both.")

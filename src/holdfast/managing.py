@@ -33,8 +33,8 @@ class Managing(Watching):
     def trigger(self, call: Call[R], *, connection: Any = None) -> Reply[Run[R]]:
         """Write a run of the call; the reply is there when the run is durable.
 
-        With `connection`, a `sqlite3.Connection` of yours to the app's database with a transaction open on it, the run
-        is part of that transaction: it is there if and only if you commit. See `Job.options`.
+        With `connection`, one of yours to the app's database with a transaction open on it, the run is part of that
+        transaction: it is there if and only if you commit. See `Job.options`.
         """
         self._check(call, "trigger")
         return self._trigger(call, connection)

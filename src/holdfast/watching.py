@@ -19,6 +19,7 @@ from .engine.subscription import Subscription
 from .job import Job
 from .model.event import Event
 from .model.run import RunFilter, RunRow, RunStatus
+from .model.worker import WorkerRecord
 from .run import LogLine, OnLog, OnProgress, Run, StepRecord, result, telling
 
 if TYPE_CHECKING:
@@ -244,6 +245,16 @@ class Watching:
                 del plugins[name]
                 raise
         return plugin
+
+    def workers(self) -> Reply[list[WorkerRecord]]:
+        """Who executes runs of this database, in whatever process, and which; the first started, first.
+
+        A worker that died stays in the list, not `is_alive`, for ten of its leases; one that was stopped is gone.
+        """
+        store = self._engine.store
+        return self._engine.reader.read(
+            "find_workers", store.find_workers, lambda rows: [WorkerRecord.of(row) for row in rows]
+        )
 
     def stats(self) -> Stats:
         """How this process is doing: what runs here, what the database costs, how long the line is. A plain value."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import databases
 from holdfast.basis.errors import StoreUnavailable
 from holdfast.store.base import Claimed, ClaimOrder, Tx
-from holdfast.store.sqlite import SqliteStore
 from holdfast.testing.clock import HandClock
 
 LONG = 20.0
@@ -33,10 +32,10 @@ def until(condition: Callable[[], object], what: str = "it", *, clock: HandClock
 
 
 def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'app.db'}"
+    return databases.url(tmp_path / "app.db")
 
 
-class Spoiled(SqliteStore):
+class Spoiled(databases.StoreHere):
     """Counts claims, and fails where it is told to."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
@@ -62,19 +61,13 @@ class Spoiled(SqliteStore):
         if self._got and self.lost_commits:
             self.lost_commits -= 1
             super().commit(tx)
-            raise sqlite3.OperationalError("no answer")
+            raise databases.driver.OperationalError("no answer")
         if tx.replay and self.dead_commits:
             self.dead_commits -= 1
-            raise sqlite3.OperationalError("no answer")
+            raise databases.driver.OperationalError("no answer")
         super().commit(tx)
 
 
 def rows(path: Path, sql: str, *values: Any) -> list[tuple[Any, ...]]:
     """Look at the database, or prepare it, beside the engine."""
-    connection = sqlite3.connect(path)
-    try:
-        found = connection.execute(sql, values).fetchall()
-        connection.commit()
-        return found
-    finally:
-        connection.close()
+    return databases.rows(path, sql, *values)

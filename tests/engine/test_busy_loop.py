@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import databases
 from holdfast import Holdfast, Step
 
 PATIENCE = 30.0
@@ -38,7 +39,7 @@ async def burning(seconds: float) -> AsyncIterator[None]:
 @pytest.mark.parametrize("seconds", [0.0002, 0.001])
 def test_tables_are_made_and_runs_executed_read_and_left_beside_a_busy_loop(tmp_path: Path, seconds: float) -> None:
     async def main() -> list[int | None]:
-        app = Holdfast(f"sqlite:///{tmp_path / 'app.db'}")
+        app = Holdfast(databases.url(tmp_path / "app.db"))
 
         @app.job
         async def work(step: Step, number: int) -> int:
@@ -55,7 +56,7 @@ def test_tables_are_made_and_runs_executed_read_and_left_beside_a_busy_loop(tmp_
 
 def test_leases_are_renewed_beside_a_busy_loop(tmp_path: Path) -> None:
     async def main() -> tuple[int, int]:
-        app = Holdfast(f"sqlite:///{tmp_path / 'app.db'}", lease=1.5, polling_interval=0.2)
+        app = Holdfast(databases.url(tmp_path / "app.db"), lease=1.5, polling_interval=0.2)
 
         @app.job
         async def patient() -> None:

@@ -412,7 +412,7 @@ def test_s2_what_a_zombie_writes_is_refused(house: House, stuck: Stuck, form: st
 
     async def main() -> None:
         app = house.app(one)
-        app._engine.watcher.look = lambda connection: None  # type: ignore[method-assign]  # as if it were slow
+        app._engine.watcher.look = lambda *_: None  # type: ignore[method-assign]  # as if it were slow
         await app.init()
         await app.get_job("work").trigger()  # type: ignore[union-attr]
         await stuck.came()

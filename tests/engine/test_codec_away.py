@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from around import until
 
+import databases
 from holdfast import Codec, Holdfast, Retry, Step, StoreUnavailable, SyncStep
 from holdfast.testing.clock import HandClock
 from house import PATIENCE
@@ -31,7 +32,7 @@ class Away(Codec):
 
 
 def _app(folder: Path, codec: Codec, **options: Any) -> Holdfast:
-    return Holdfast(f"sqlite:///{folder / 'app.db'}", codec=codec, **options)
+    return Holdfast(databases.url(folder / "app.db"), codec=codec, **options)
 
 
 @pytest.mark.parametrize("kind", ["async", "sync"])

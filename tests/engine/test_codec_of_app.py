@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import databases
 from holdfast import Codec, Event, Holdfast, Outdated, RunFailed, Step, StoreUnavailable, SyncStep, ValidationError, job
 from holdfast.testing.clock import HandClock
 
@@ -31,16 +31,12 @@ class Secret(Codec):
 
 
 def _url(folder: Path) -> str:
-    return f"sqlite:///{folder / 'app.db'}"
+    return databases.url(folder / "app.db")
 
 
 def _everything(folder: Path) -> str:
-    database = sqlite3.connect(folder / "app.db")
-    try:
-        tables = [name for (name,) in database.execute("select name from sqlite_master where type = 'table'")]
-        return repr([database.execute(f'select * from "{name}"').fetchall() for name in tables])
-    finally:
-        database.close()
+    path = folder / "app.db"
+    return repr([databases.rows(path, f"select * from {name}") for name in databases.tables(path)])
 
 
 def _hospital(app: Holdfast, calls: list[str]) -> Any:
@@ -104,10 +100,8 @@ def test_a_run_that_was_interrupted_opens_what_it_has_saved(tmp_path: Path) -> N
     with app:
         run = examine.trigger("ada").wait()
         run.wait().wait()
-    database = sqlite3.connect(tmp_path / "app.db")
-    database.execute("update holdfast_runs set status = 'pending', completed_at = null, output = null")
-    database.commit()
-    database.close()
+    edit = "update holdfast_runs set status = 'pending', completed_at = null, output = null"
+    databases.rows(tmp_path / "app.db", edit)
     with app:
         assert run.result().wait() == "ada is well"
     assert calls == ["look", "fail"]

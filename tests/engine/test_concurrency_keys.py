@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from around import LONG, rows, until, url
 
+import databases
+from databases import StoreHere
 from holdfast import ConflictError, Event, Holdfast, Step, SyncStep, ValidationError, WouldDeadlock
 from holdfast.store.base import Claimed, ClaimOrder, Tx
-from holdfast.store.sqlite import SqliteStore
 
 
 def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -152,7 +153,7 @@ async def test_s5_the_next_of_a_key_begins_at_once_when_the_holder_is_cancelled(
         assert await second.result(LONG) == "2"
 
 
-class Slow(SqliteStore):
+class Slow(StoreHere):
     """A claim that is held up, when it is told to."""
 
     def __init__(self, *args: Any) -> None:
@@ -202,7 +203,7 @@ def test_s5_an_end_that_comes_during_a_claim_that_finds_nothing_is_not_overlooke
 @in_a_loop
 async def test_s5_cancelling_one_that_waits_in_another_process_lets_the_next_go(tmp_path: Path) -> None:
     # This app executes nothing of `elsewhere`, which is first in no line of its own.
-    app, web = app_on(tmp_path), app_on(tmp_path, worker=False)
+    app, web = app_on(tmp_path, polling_interval=databases.across(60)), app_on(tmp_path, worker=False)
     started = asyncio.Event()
 
     async def mine() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from around import LONG, until, url
+from around import LONG, rows, until, url
 
 from holdfast import Event, EventType, Holdfast, Step, SyncStep, ValidationError, is_domain_event
 from holdfast.engine import hub as module
@@ -184,12 +184,9 @@ def test_the_database_knows_before_a_listener_does(tmp_path: Path) -> None:
     seen: list[tuple[str, str, int]] = []
 
     def look(event: Event) -> None:
-        import sqlite3
-        from contextlib import closing
-
-        with closing(sqlite3.connect(tmp_path / "app.db", timeout=LONG)) as connection:
-            ((status,),) = connection.execute("select status from holdfast_runs where id = ?", (event.run_id,))
-            ((steps,),) = connection.execute("select count(*) from holdfast_steps where run_id = ?", (event.run_id,))
+        path = tmp_path / "app.db"
+        ((status,),) = rows(path, "select status from holdfast_runs where id = ?", event.run_id)
+        ((steps,),) = rows(path, "select count(*) from holdfast_steps where run_id = ?", event.run_id)
         seen.append((event.type, status, steps))
 
     for name in ("run:trigger", "step:complete", "run:complete"):
@@ -218,15 +215,11 @@ def test_q9_a_failure_that_another_one_decided_is_told(tmp_path: Path) -> None:
 
     app.migrate().wait(LONG)
     run = job.options(labels={"a": "b"}).trigger().wait(LONG)
-    import sqlite3
-    from contextlib import closing
-
-    with closing(sqlite3.connect(tmp_path / "app.db")) as connection:
-        connection.execute(
-            "update holdfast_runs set status = 'leased', generation = 9, crashes = 4, lease_owner = 'dead', "
-            "lease_expires_at = 1"
-        )
-        connection.commit()
+    rows(
+        tmp_path / "app.db",
+        "update holdfast_runs set status = 'leased', generation = 9, crashes = 4, lease_owner = 'dead', "
+        "lease_expires_at = 1",
+    )
     with app:
         assert told.wait(LONG)
         with pytest.raises(Exception, match="died 5 times"):

@@ -177,7 +177,8 @@ def test_what_a_run_tells_comes_in_the_order_in_which_it_happened(tmp_path: Path
             job.run().wait(LONG)
     by_run: dict[str, list[str]] = {}
     for event in heard:
-        by_run.setdefault(event.run_id, []).append(event.type)
+        if event.type != "run:lease-renewed":  # where a second passes meanwhile
+            by_run.setdefault(event.run_id, []).append(event.type)
     assert len(by_run) == 20
     for types in by_run.values():
         assert types == [

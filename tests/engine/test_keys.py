@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+import databases
+from databases import StoreHere
 from holdfast import Holdfast
 from holdfast.model.run import NewRun, RunFilter, RunRow
 from holdfast.rules.lifecycle import TABLE, Cause
 from holdfast.store.base import ClaimOrder, Ending, Lease, Sweep
-from holdfast.store.sqlite import SqliteStore
 from holdfast.testing import HandClock
 
 LEASE = 30_000_000
@@ -18,7 +19,7 @@ LEASE = 30_000_000
 
 @pytest.fixture
 def app(tmp_path: Path) -> Holdfast:
-    return Holdfast(f"sqlite:///{tmp_path}/app.db", worker=False)
+    return Holdfast(databases.url(tmp_path / "app.db"), worker=False)
 
 
 def test_s5_an_idempotency_key_leads_to_one_run_also_after_its_end(app: Holdfast) -> None:
@@ -70,7 +71,7 @@ class Line:
 
     def __init__(self, path: Path) -> None:
         self.clock = HandClock()
-        self.store = SqliteStore(f"sqlite:///{path}/line.db", clock=self.clock)
+        self.store = StoreHere(databases.url(path / "line.db"), clock=self.clock)
         self.store.migrate()
         self.connection = self.store.connect()
         self.do("trigger", NewRun("older", "job", "{}", concurrency_key="customer"))

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from around import until
 
+import databases
+from databases import StoreHere
 from holdfast import Event, Holdfast, Retry, Step, SyncStep, job
 from holdfast.basis.errors import StoreUnavailable
 from holdfast.store.base import Claimed, ClaimOrder, Ended, Ending, Tx
-from holdfast.store.sqlite import SqliteStore
 from holdfast.testing import HandClock, app_for_tests, drain
 from house import PATIENCE, House, Stuck
 
@@ -65,7 +66,7 @@ def test_s4_a_body_that_hangs_gives_its_slot_back_also_if_somebody_else_ends_the
 # -- a commit that is under way ------------------------------------------------------------------------------------
 
 
-class Slow(SqliteStore):
+class Slow(StoreHere):
     """Holds the committing thread in a verb, while somebody says so."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
@@ -209,7 +210,7 @@ def test_s1_a_retry_without_a_delay_is_executed_by_process_until_idle(kind: str)
                 raise ValueError
             return step.attempt
 
-    with app_for_tests(work) as app:
+    with app_for_tests(work, url=databases.fresh()) as app:
         run = trigger(app, "work")
         assert app.process_until_idle().wait(PATIENCE) == 3
         assert run.refresh().wait().output == 2

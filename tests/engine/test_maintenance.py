@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -13,19 +12,20 @@ from typing import Any
 import pytest
 from around import LONG, rows, until, url
 
+import databases
+from databases import StoreHere
 from holdfast import ConflictError, Holdfast, NotFoundError, RunStatus, SyncStep, ValidationError
 from holdfast.basis.errors import StoreClosed, StoreUnavailable
 from holdfast.engine.maintenance import Maintenance
 from holdfast.model.event import Event
 from holdfast.store.base import Deleted, Old, Tx
-from holdfast.store.sqlite import SqliteStore
 from holdfast.testing.clock import HandClock
 
 DAY = 86_400.0
 HOUR = 3_600.0
 
 
-class Looked(SqliteStore):
+class Looked(StoreHere):
     """Counts how often the old is looked for, fails where it is told to, and can be held up."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
@@ -58,7 +58,7 @@ class Looked(SqliteStore):
         super().commit(tx)
         if "deletes" in tx.seen and self.lost_answers:
             self.lost_answers -= 1
-            raise sqlite3.OperationalError("no answer")
+            raise databases.driver.OperationalError("no answer")
 
 
 class World:
@@ -328,7 +328,7 @@ def test_a_run_that_goes_on_after_days_still_has_its_outputs(make: Make) -> None
     world = make()
     world.go.clear()
     run = world.work.trigger(4).wait(LONG)
-    other = Holdfast(SqliteStore(world.store.name, clock=world.clock), clock=world.clock, preserve_steps=True)
+    other = Holdfast(StoreHere(databases.url(world.path), clock=world.clock), clock=world.clock, preserve_steps=True)
 
     @other.job(name="work")
     def half(step: SyncStep, n: int) -> int:

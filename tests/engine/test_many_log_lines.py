@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from around import LONG, rows, until, url
 
+from databases import StoreHere
 from holdfast import Holdfast, Step, SyncStep
 from holdfast.basis.errors import StoreUnavailable
 from holdfast.engine import notes as module
 from holdfast.store.base import LogSave, Tx
-from holdfast.store.sqlite import SqliteStore
 
 MANY = 5000
 
@@ -83,7 +83,7 @@ def test_inline_the_lines_are_written_at_once(tmp_path: Path, colour: str) -> No
     assert rows(tmp_path / "app.db", "select count(*) from holdfast_logs") == [(MANY,)]
 
 
-class NoLogs(SqliteStore):
+class NoLogs(StoreHere):
     """Takes everything but log lines, as long as it is told to."""
 
     broken = True

@@ -262,7 +262,7 @@ def test_s3_a_step_inside_a_step_belongs_to_it_also_when_that_is_not_called_agai
         assert (await house.resume(work, run_id)).output == [1, 2, 3]
 
     asyncio.run(main())
-    assert [name for (name,) in house.steps("name || '#' || occurrence") if "inner" in name] == [
+    assert [f"{name}#{occurrence}" for name, occurrence in house.steps("name, occurrence") if "inner" in name] == [
         "outer > inner#0",
         "outer#1 > inner#0",
         "other > inner#0",

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import threading
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
+import databases
+from databases import StoreHere
 from holdfast import Event, Step, StoreUnavailable, SyncStep, job
 from holdfast.basis.clock import SystemClock
 from holdfast.store.base import LogSave, ProgressSave, StepSave, Tx
-from holdfast.store.sqlite import SqliteStore
 from house import PATIENCE, House, Stuck, until
 
 
-class Troubled(SqliteStore):
+class Troubled(StoreHere):
     """A store that refuses some verbs for some times."""
 
     def __init__(self, url: str) -> None:
@@ -34,7 +34,7 @@ class Troubled(SqliteStore):
         has_lines, self._has_lines = self._has_lines, False
         if has_lines and self.unanswered:
             self.unanswered -= 1
-            raise sqlite3.OperationalError("the answer was lost")
+            raise databases.driver.OperationalError("the answer was lost")
 
     def _refuse(self, verb: str) -> None:
         if self.trouble.get(verb, 0):
@@ -44,7 +44,7 @@ class Troubled(SqliteStore):
     def save_steps(self, tx: Tx, saves: Sequence[StepSave]) -> list[bool]:
         self._refuse("save_steps")
         if any(self.poison in (save.step.output or "") for save in saves):
-            raise sqlite3.DataError("this row is poison")
+            raise databases.driver.DataError("this row is poison")
         return super().save_steps(tx, saves)
 
     def save_logs(self, tx: Tx, lines: Sequence[LogSave]) -> list[None]:

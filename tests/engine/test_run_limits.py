@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import databases
 from holdfast import (
     AbortSignal,
     CancelRun,
@@ -28,6 +29,10 @@ from holdfast.testing import HandClock, app_for_tests, drain
 from house import PATIENCE, House
 
 BOTH = pytest.mark.parametrize("kind", ["async", "sync"])
+
+
+def app_here(*jobs: Any, **options: Any) -> Holdfast:
+    return app_for_tests(*jobs, url=databases.fresh(), **options)
 
 
 def failing(kind: str, errors: list[Any], **options: Any) -> Job[..., Any]:
@@ -66,7 +71,7 @@ def trigger(app: Holdfast, *args: Any, **options: Any) -> Any:
 @BOTH
 def test_s1_a_run_is_retried_after_its_delays_and_knows_what_happened_before(kind: str) -> None:
     errors = [ValueError("first"), OSError("second")]
-    with app_for_tests(failing(kind, errors, retry=Retry(2, delay=10, factor=3))) as app:
+    with app_here(failing(kind, errors, retry=Retry(2, delay=10, factor=3))) as app:
         run = trigger(app)
         assert drain(app, until=9.9).wait() == 1
         waiting = run.refresh().wait()
@@ -86,7 +91,7 @@ def test_s1_a_run_is_retried_after_its_delays_and_knows_what_happened_before(kin
 
 @BOTH
 def test_s1_when_no_retry_is_left_the_last_error_is_that_of_the_run(kind: str) -> None:
-    with app_for_tests(failing(kind, [ValueError("first"), OSError("second")], retry=Retry(1))) as app:
+    with app_here(failing(kind, [ValueError("first"), OSError("second")], retry=Retry(1))) as app:
         run = trigger(app)
         assert drain(app).wait() == 2
         ended = run.refresh().wait()
@@ -103,14 +108,14 @@ def test_s1_when_no_retry_is_left_the_last_error_is_that_of_the_run(kind: str) -
     ids=["NonRetryable", "CancelRun", "in a group"],
 )
 def test_s1_some_errors_are_never_retried(error: Any, status: str) -> None:
-    with app_for_tests(failing("async", [error], retry=Retry(5))) as app:
+    with app_here(failing("async", [error], retry=Retry(5))) as app:
         run = trigger(app)
         assert drain(app).wait() == 1
         assert run.refresh().wait().status == status
 
 
 def test_s1_an_attempt_that_says_it_timed_out_is_retried_and_ends_as_timed_out() -> None:
-    with app_for_tests(failing("async", [TimedOut("slow"), TimedOut("slower")], retry=Retry(1))) as app:
+    with app_here(failing("async", [TimedOut("slow"), TimedOut("slower")], retry=Retry(1))) as app:
         run = trigger(app)
         assert drain(app).wait() == 2
         ended = run.refresh().wait()
@@ -118,7 +123,7 @@ def test_s1_an_attempt_that_says_it_timed_out_is_retried_and_ends_as_timed_out()
 
 
 def test_s1_the_retry_of_a_trigger_goes_before_that_of_the_job() -> None:
-    with app_for_tests(failing("async", [ValueError("x")] * 3, retry=Retry(1))) as app:
+    with app_here(failing("async", [ValueError("x")] * 3, retry=Retry(1))) as app:
         more, none = trigger(app, retry=Retry(3)), trigger(app, retry=Retry(0))
         drain(app).wait()
         assert [run.refresh().wait().attempt for run in (more, none)] == [3, 0]
@@ -126,7 +131,7 @@ def test_s1_the_retry_of_a_trigger_goes_before_that_of_the_job() -> None:
 
 
 def test_s1_a_retriggered_run_keeps_the_retry_and_the_timeout_of_its_trigger() -> None:
-    with app_for_tests(failing("async", [ValueError("x")] * 3)) as app:
+    with app_here(failing("async", [ValueError("x")] * 3)) as app:
         run = trigger(app, retry=Retry(2), timeout=9)
         drain(app).wait()
         again = app.retrigger(run.id).wait()
@@ -149,7 +154,7 @@ def test_s3_saved_steps_are_not_called_again_by_a_retry_and_failed_ones_are() ->
         await step.run("good", note, "good")
         await step.run("bad", note, "bad")
 
-    with app_for_tests(work) as app:
+    with app_here(work) as app:
         trigger(app)
         assert drain(app).wait() == 3
     assert calls == ["good", "bad", "bad", "bad"]
@@ -185,7 +190,7 @@ def test_every_retry_is_told_of(house: House) -> None:
         if event.type == "run:fail":
             seen.set()
 
-    with app_for_tests(failing("async", [ValueError("a"), ValueError("b")], retry=Retry(1, delay=5))) as app:
+    with app_here(failing("async", [ValueError("a"), ValueError("b")], retry=Retry(1, delay=5))) as app:
         for type in ("run:retry", "run:fail"):
             app.on(type, hear)
         run = trigger(app)
@@ -395,7 +400,7 @@ def test_s4_a_run_without_a_timeout_takes_as_long_as_it_takes(house: House) -> N
 
 def test_s4_a_run_that_nobody_took_before_its_deadline_has_timed_out(house: House) -> None:
     clock = HandClock()
-    with app_for_tests(failing("async", []), clock=clock) as app:
+    with app_here(failing("async", []), clock=clock) as app:
         run = trigger(app, deadline="1h", delay="2h")
         clock.advance(3599)
         drain(app).wait()
@@ -428,7 +433,7 @@ def test_s4_a_run_is_ended_at_its_deadline_by_who_executes_it(house: House) -> N
 
 
 def test_s4_there_is_no_retry_that_would_come_after_the_deadline() -> None:
-    with app_for_tests(failing("async", [ValueError("x")] * 9, retry=Retry(9, delay=40), deadline=60)) as app:
+    with app_here(failing("async", [ValueError("x")] * 9, retry=Retry(9, delay=40), deadline=60)) as app:
         run = trigger(app)
         assert drain(app, until="1h").wait() == 2
         ended = run.refresh().wait()
@@ -439,7 +444,7 @@ def test_s4_listeners_and_waiters_hear_of_a_passed_deadline(house: House) -> Non
     told: list[Event] = []
     seen = threading.Event()
     clock = HandClock()
-    with app_for_tests(failing("async", []), clock=clock) as app:
+    with app_here(failing("async", []), clock=clock) as app:
         app.on("run:fail", lambda event: (told.append(event), seen.set()))
         run = trigger(app, deadline=10, delay=20)
         waiting = run.wait()

@@ -626,10 +626,10 @@ def test_wrong_options_are_refused_where_they_are_given(options: dict[str, Any],
 
 
 def test_a_database_in_trouble_delays_the_next_try(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    from databases import StoreHere
     from holdfast.basis.errors import StoreUnavailable
-    from holdfast.store.sqlite import SqliteStore
 
-    class Refusing(SqliteStore):
+    class Refusing(StoreHere):
         refusals = 2
 
         def save_attempts(self, tx: Any, saves: Any) -> Any:

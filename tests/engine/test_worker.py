@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from around import LONG, Spoiled, rows, until, url
 
+from databases import StoreHere
 from holdfast import Holdfast, Step
 from holdfast.model.run import NewRun
 from holdfast.store.base import Claimed, ClaimOrder, Tx
-from holdfast.store.sqlite import SqliteStore
 from holdfast.testing.clock import HandClock
 
 
@@ -273,7 +273,7 @@ def test_a_claim_that_is_played_again_takes_nothing_from_another_one_of_its_work
     app.stop().wait(LONG)
 
 
-class Slow(SqliteStore):
+class Slow(StoreHere):
     """Holds up claims while it is told to."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
@@ -287,7 +287,7 @@ class Slow(SqliteStore):
         return super().claim(tx, orders)
 
 
-class News(SqliteStore):
+class News(StoreHere):
     """Somebody comes right after a claim was committed that has found nothing, before the worker is told."""
 
     comes: Callable[[], None] | None = None
@@ -307,7 +307,7 @@ class News(SqliteStore):
 
 
 def test_a_trigger_that_comes_while_a_claim_finds_nothing_is_not_overlooked(tmp_path: Path, log: Log) -> None:
-    store, beside = News(url(tmp_path)), SqliteStore(url(tmp_path))
+    store, beside = News(url(tmp_path)), StoreHere(url(tmp_path))
     # Time stands still: nothing is ever polled.
     app, _ = make(tmp_path, log, url=store, clock=HandClock(), worker="thread")
 

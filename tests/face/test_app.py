@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import databases
 from holdfast import Holdfast, ValidationError, job
 from holdfast.basis.errors import DefinitionError
 
@@ -25,7 +26,7 @@ def other(n: int) -> int:
 
 
 def test_the_plain_function_stays_at_hand(tmp_path: Path) -> None:
-    app = Holdfast()
+    app = Holdfast(databases.fresh())
 
     @app.job
     def double(n: int) -> int:
@@ -36,7 +37,7 @@ def test_the_plain_function_stays_at_hand(tmp_path: Path) -> None:
 
 
 def test_a_job_is_found_by_its_name_and_by_its_key() -> None:
-    app = Holdfast()
+    app = Holdfast(databases.fresh())
 
     @app.job(name="import-airports")
     def import_airports() -> None: ...
@@ -51,7 +52,7 @@ def test_a_job_is_found_by_its_name_and_by_its_key() -> None:
 
 
 def test_register_gives_one_handle_or_a_tuple_of_several() -> None:
-    app = Holdfast()
+    app = Holdfast(databases.fresh())
     assert app.register(alone).name == "alone"
     first, second = app.register(alone, other)
     assert (first.name, second.name) == ("alone", "other-name")
@@ -61,9 +62,9 @@ def test_register_gives_one_handle_or_a_tuple_of_several() -> None:
 
 
 def test_jobs_may_be_given_as_a_list_or_under_keys(tmp_path: Path) -> None:
-    listed = Holdfast(jobs=[alone, other])
+    listed = Holdfast(databases.fresh(), jobs=[alone, other])
     assert (listed.jobs.alone.name, listed.jobs.other.name) == ("alone", "other-name")
-    keyed = Holdfast(f"sqlite:///{tmp_path / 'app.db'}", jobs={"plus_one": alone, "again": alone})
+    keyed = Holdfast(databases.url(tmp_path / "app.db"), jobs={"plus_one": alone, "again": alone})
     assert keyed.jobs.plus_one.name == keyed.jobs.again.name == keyed.jobs.alone.name == "alone"
     keyed.migrate().wait(LONG)
     run = keyed.jobs.plus_one.trigger(1).wait(LONG)
@@ -79,7 +80,7 @@ def test_a_job_without_an_app_says_how_to_get_one() -> None:
 
 def test_one_definition_serves_several_apps(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        app = Holdfast(f"sqlite:///{tmp_path / name}.db")
+        app = Holdfast(databases.url(f"{tmp_path / name}.db"))
         handle = app.register(alone)
         with app:
             assert handle.run(1).wait(LONG) == 2
@@ -96,7 +97,7 @@ def _cell(app: Holdfast, add: int) -> Any:
 
 
 def test_s10_a_function_defined_again_at_the_same_place_replaces_the_old_one_with_a_warning(tmp_path: Path) -> None:
-    app = Holdfast(f"sqlite:///{tmp_path / 'app.db'}")
+    app = Holdfast(databases.url(tmp_path / "app.db"))
     first = _cell(app, 1)
     app._engine.registry.add(first._definition, key="by_another_key", replace=False)
     with pytest.warns(UserWarning, match=r"'cell' was defined again") as caught:
@@ -112,7 +113,7 @@ def test_s10_a_function_defined_again_at_the_same_place_replaces_the_old_one_wit
 
 
 def test_s10_another_definition_under_a_used_name_is_an_error_that_names_both_places() -> None:
-    app = Holdfast()
+    app = Holdfast(databases.fresh())
 
     @app.job
     def cell(n: int) -> int:
@@ -127,7 +128,7 @@ def test_s10_another_definition_under_a_used_name_is_an_error_that_names_both_pl
 
 
 def test_the_same_definition_twice_is_fine_even_while_a_worker_runs(tmp_path: Path) -> None:
-    app = Holdfast(f"sqlite:///{tmp_path / 'app.db'}", jobs=[alone])
+    app = Holdfast(databases.url(tmp_path / "app.db"), jobs=[alone])
     with app, warnings.catch_warnings():
         warnings.simplefilter("error")
         assert app.register(alone).run(1).wait(LONG) == 2

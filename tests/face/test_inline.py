@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import databases
+
 LONG = 30.0
 
 NO_THREADS = """
@@ -55,9 +57,9 @@ def run(script: str, url: str) -> str:
     return done.stdout
 
 
-@pytest.fixture(params=["file", "memory"])
+@pytest.fixture(params=["file", pytest.param("memory", marks=pytest.mark.only("sqlite", "in memory"))])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'app.db'}" if request.param == "file" else "sqlite:///:memory:"
+    return databases.url(tmp_path / "app.db") if request.param == "file" else "sqlite:///:memory:"
 
 
 def test_async_jobs_sync_jobs_events_and_reads_work_in_one_loop(url: str) -> None:

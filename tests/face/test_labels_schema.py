@@ -192,6 +192,7 @@ def test_the_verbs_of_an_app_refuse_wrong_labels_too_and_a_batch_says_which(apps
     assert [run.labels for run in app.trigger_many([right, right]).wait(LONG)] == [{"tenant": "a", "region": "eu"}] * 2
 
 
+@pytest.mark.only("sqlite", "a connection of sqlite3")
 def test_a_trigger_in_a_transaction_of_the_callers_is_checked_and_filled_in(apps: Apps) -> None:
     app = apps.app(Model)
     handle = app.jobs.sync_work

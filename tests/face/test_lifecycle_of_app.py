@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import databases
 from holdfast import Holdfast, SyncStep
 from holdfast.basis.errors import SchemaError, StoreClosed
 
@@ -29,7 +29,7 @@ def until(condition: Callable[[], object]) -> None:
 
 
 def make(tmp_path: Path, **options: Any) -> tuple[Holdfast, Any]:
-    app = Holdfast(f"sqlite:///{tmp_path / 'app.db'}", **options)
+    app = Holdfast(databases.url(tmp_path / "app.db"), **options)
 
     @app.job
     def double(step: SyncStep, n: int) -> int:
@@ -163,10 +163,7 @@ def test_entering_an_app_whose_tables_are_too_new_leaves_nothing_behind(tmp_path
     app, _ = make(tmp_path)
     app.migrate().wait(LONG)
     app.stop().wait(LONG)
-    connection = sqlite3.connect(tmp_path / "app.db")
-    connection.execute("insert into holdfast_migrations values (9999, 'future', 1)")
-    connection.commit()
-    connection.close()
+    databases.rows(tmp_path / "app.db", "insert into holdfast_migrations values (9999, 'future', 1)")
 
     async def enter_async() -> None:
         async with app:
@@ -231,7 +228,7 @@ def test_s4_what_does_not_end_within_the_timeout_is_handed_back_uncounted(tmp_pa
     app.stop(timeout=0).wait(LONG)
     assert go.wait(LONG)
     assert reasons == ["shutdown"]
-    other = Holdfast(f"sqlite:///{tmp_path / 'app.db'}", worker=False)
+    other = Holdfast(databases.url(tmp_path / "app.db"), worker=False)
     for run in runs:
         back = other.get_run(run.id).wait(LONG)
         assert back is not None
@@ -259,7 +256,7 @@ def test_s4_a_slice_that_is_stopped_hands_its_run_back_and_takes_no_other(tmp_pa
     assert there.wait(LONG)
     app.stop(timeout=0).wait(LONG)
     assert processed.wait(LONG) == 1
-    other = Holdfast(f"sqlite:///{tmp_path / 'app.db'}", worker=False)
+    other = Holdfast(databases.url(tmp_path / "app.db"), worker=False)
     runs = other.get_runs().wait(LONG)
     assert [(run.status, run.generation, run.crashes) for run in runs] == [
         ("pending", 0, 0),

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+import databases
 from holdfast import DefinitionError, Holdfast
 
 
 def test_a_reply_that_was_not_awaited_says_so(tmp_path: Path) -> None:
-    app = Holdfast(f"sqlite:///{tmp_path}/app.db", worker=False)
+    app = Holdfast(databases.url(tmp_path / "app.db"), worker=False)
 
     @app.job
     def add(a: int, b: int) -> int:
@@ -24,7 +25,7 @@ def test_a_reply_that_was_not_awaited_says_so(tmp_path: Path) -> None:
 
 
 def test_a_job_that_is_called_says_what_to_call() -> None:
-    app = Holdfast()
+    app = Holdfast(databases.fresh())
 
     @app.job
     def add(a: int, b: int) -> int:
@@ -36,7 +37,7 @@ def test_a_job_that_is_called_says_what_to_call() -> None:
 
 
 def test_a_step_without_its_annotation_is_told_which() -> None:
-    app = Holdfast()
+    app = Holdfast(databases.fresh())
     with pytest.raises(DefinitionError, match="write step: Step"):
 
         @app.job

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+import databases
 from holdfast import Holdfast, Spread, Step
 from holdfast.commit.tally import Tally
 from holdfast.commit.ticket import Ticket
@@ -14,7 +15,7 @@ from house import PATIENCE, House
 
 
 def test_a_fresh_app_has_figures_too() -> None:
-    stats = Holdfast().stats()
+    stats = Holdfast(databases.fresh()).stats()
     assert (stats.running, stats.verbs, stats.rounds, stats.line, stats.longest_line) == ((), {}, 0, 0, 0)
     assert stats.round_sizes == Spread(0, 0.0, 0.0, 0.0, 0.0, 0.0)
     assert stats.uptime >= 0

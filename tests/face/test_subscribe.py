@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import databases
 from holdfast import Event, NotFoundError, Run, Step, Subscription, SyncStep, WouldDeadlock, job
 from holdfast.basis.errors import StoreClosed
 from holdfast.engine import subscription as module
@@ -628,9 +629,8 @@ def test_many_subscriptions_cost_a_look_a_handful_of_statements(house: House, ga
     for one in subscriptions:
         assert next(one).type == "run:leased"
     app._engine.watcher.stop()
-    asked: list[str] = []
     connection = app._engine.store.connect(read_only=True)
-    connection.set_trace_callback(asked.append)
+    asked = databases.statements_of(connection)
     app._engine.subscriptions.look(connection)
     assert len(asked) <= 2  # how they stand, and whether there are new steps
     house.sql(

@@ -24,6 +24,9 @@ def mail(to: str) -> str:
     return f"mailed {to}"
 
 
+pytestmark = pytest.mark.only("sqlite", "a transaction of the sqlite3 module")
+
+
 @pytest.fixture
 def app(house: House) -> Any:
     with house.app(mail, worker=False) as app:

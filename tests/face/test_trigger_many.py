@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import databases
 from holdfast import (
     ConflictError,
     Event,
@@ -37,7 +38,7 @@ def _jobs(app: Holdfast) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("inline", [False, True], ids=["thread", "inline"])
 def test_the_runs_come_in_the_order_of_the_calls_whatever_their_jobs(inline: bool) -> None:
-    with app_for_tests(add, shout, inline=inline) as app:
+    with app_for_tests(add, shout, inline=inline, url=databases.fresh()) as app:
         plus, loud = _jobs(app)
         calls = [plus.bind(1), loud.bind("a"), plus.options(labels={"n": "3"}).bind(2, b=5)]
         runs = app.trigger_many(iter(calls)).wait()
@@ -50,7 +51,7 @@ def test_the_runs_come_in_the_order_of_the_calls_whatever_their_jobs(inline: boo
 
 def test_many_runs_are_triggered_by_async_code() -> None:
     async def main() -> list[int]:
-        async with Holdfast() as app:
+        async with Holdfast(databases.fresh()) as app:
             plus = app.register(add)
             runs = await app.trigger_many([plus.bind(n) for n in range(50)])
             return [await run.result() for run in runs]
@@ -59,13 +60,13 @@ def test_many_runs_are_triggered_by_async_code() -> None:
 
 
 def test_no_calls_are_no_runs() -> None:
-    with app_for_tests(add) as app:
+    with app_for_tests(add, url=databases.fresh()) as app:
         assert app.trigger_many([]).wait() == []
 
 
 def test_one_wrong_call_refuses_all_of_them_and_is_named() -> None:
-    other = app_for_tests(shout)
-    with app_for_tests(add, max_input_bytes=40) as app, other:
+    other = app_for_tests(shout, url=databases.fresh())
+    with app_for_tests(add, max_input_bytes=40, url=databases.fresh()) as app, other:
         plus, loud = app.jobs.add, other.jobs.shout
         with pytest.raises(ValidationError, match=r"calls\[1\]: trigger_many: 7 is not a call"):
             app.trigger_many([plus.bind(1), 7])  # type: ignore[list-item]
@@ -114,7 +115,7 @@ class Gate:
 
 
 def test_within_a_batch_a_key_leads_to_the_run_of_the_same_batch() -> None:
-    with app_for_tests(add) as app:
+    with app_for_tests(add, url=databases.fresh()) as app:
         same = app.jobs.add.options(idempotency_key="i")
         skip = app.jobs.add.options(concurrency_key="c", coalesce="skip")
         runs = app.trigger_many([same.bind(1), same.bind(2), skip.bind(3), skip.bind(4)]).wait()

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+import databases
+from databases import StoreHere
 from holdfast import (
     CancelRun,
     Holdfast,
@@ -27,7 +29,6 @@ from holdfast import (
 from holdfast.basis.errors import StoreClosed
 from holdfast.commit.reply import Reply
 from holdfast.model.run import RunFilter, RunRow
-from holdfast.store.sqlite import SqliteStore
 
 LONG = 20.0
 
@@ -55,7 +56,7 @@ class Desk:
 
     def __init__(self, path: Path, **options: Any) -> None:
         self.path = path / "app.db"
-        self.app = Holdfast(f"sqlite:///{self.path}", **options)
+        self.app = Holdfast(databases.url(self.path), **options)
         self.go = threading.Event()
 
         @self.app.job
@@ -248,7 +249,7 @@ def test_s8_blocking_in_an_event_loop_is_refused_with_advice(desk: Desk) -> None
 
 
 def test_s8_an_end_between_registering_and_looking_is_never_missed(tmp_path: Path) -> None:
-    app = Holdfast(f"sqlite:///{tmp_path / 'app.db'}", polling_interval=3600)
+    app = Holdfast(databases.url(tmp_path / "app.db"), polling_interval=3600)
 
     @app.job
     async def quick(n: int) -> int:
@@ -303,7 +304,7 @@ def test_a_failed_write_that_nobody_asked_for_is_logged(tmp_path: Path, caplog: 
 
 @pytest.mark.parametrize("colour", ["async", "sync"])
 def test_s8_a_run_may_not_wait_for_another_when_all_slots_wait(tmp_path: Path, colour: str) -> None:
-    app = Holdfast(f"sqlite:///{tmp_path / 'app.db'}", concurrency=2)
+    app = Holdfast(databases.url(tmp_path / "app.db"), concurrency=2)
     both = threading.Barrier(2)
 
     @app.job
@@ -335,7 +336,7 @@ def test_s8_a_run_may_not_wait_for_another_when_all_slots_wait(tmp_path: Path, c
 
 
 def test_s8_two_branches_of_one_run_may_wait_while_there_is_a_slot(tmp_path: Path) -> None:
-    app = Holdfast(f"sqlite:///{tmp_path / 'app.db'}", concurrency=2)
+    app = Holdfast(databases.url(tmp_path / "app.db"), concurrency=2)
 
     @app.job
     async def child(n: int) -> int:
@@ -350,7 +351,7 @@ def test_s8_two_branches_of_one_run_may_wait_while_there_is_a_slot(tmp_path: Pat
         assert app._engine.waiting_inside == {}
 
 
-class Reads(SqliteStore):
+class Reads(StoreHere):
     """Writes down which runs were read."""
 
     def __init__(self, url: str) -> None:
@@ -364,8 +365,9 @@ class Reads(SqliteStore):
 
 
 def test_of_the_runs_that_are_awaited_none_is_read_before_it_has_ended(tmp_path: Path) -> None:
-    store = Reads(f"sqlite:///{tmp_path / 'app.db'}")
-    app, other = Holdfast(store, worker=False), Holdfast(store.name, worker=False)
+    url = databases.url(tmp_path / "app.db")
+    store = Reads(url)
+    app, other = Holdfast(store, worker=False), Holdfast(url, worker=False)
 
     @app.job
     def never() -> None: ...

@@ -12,6 +12,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import databases
+
 LONG = 30.0
 
 HEAD = """
@@ -34,7 +36,7 @@ class Child:
 
     def __init__(self, path: Path, script: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-X", "dev", "-c", HEAD + textwrap.dedent(script), f"sqlite:///{path}"],
+            [sys.executable, "-X", "dev", "-c", HEAD + textwrap.dedent(script), databases.url(path), str(path.parent)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

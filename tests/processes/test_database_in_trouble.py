@@ -21,6 +21,8 @@ from child import HEAD, LONG
 from holdfast import Event, Holdfast, StoreUnavailable
 from holdfast.basis.errors import StoreError
 
+pytestmark = pytest.mark.only("sqlite", "the trouble is with a file")
+
 
 class Patient:
     """An app with a worker on a file, what it was told, and what was acknowledged."""

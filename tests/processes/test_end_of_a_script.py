@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import databases
 from holdfast import Holdfast
 
 SCRIPT = """
@@ -36,7 +37,7 @@ sync() if sys.argv[2] == "sync" else asyncio.run(inside_a_loop())
 def test_s8_a_write_is_under_way_once_it_is_called_and_survives_the_end_of_the_script(
     tmp_path: Path, colour: str
 ) -> None:
-    url = f"sqlite:///{tmp_path}/app.db"
+    url = databases.url(tmp_path / "app.db")
     subprocess.run([sys.executable, "-c", SCRIPT, url, colour], check=True, timeout=60)
     app = Holdfast(url, worker=False)
     assert [run.job_name for run in app.get_runs().wait()] == ["noop"]

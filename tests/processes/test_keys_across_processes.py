@@ -6,6 +6,7 @@ from pathlib import Path
 
 from child import LONG, child
 
+import databases
 from holdfast import Holdfast, SyncStep
 
 WORKER = """
@@ -33,7 +34,7 @@ with app:
 
 def test_s5_the_next_of_a_key_waits_until_the_run_of_a_killed_worker_has_gone_again(tmp_path: Path) -> None:
     path = tmp_path / "app.db"
-    app = Holdfast(f"sqlite:///{path}", worker=False)
+    app = Holdfast(databases.url(path), worker=False)
 
     @app.job
     def work(step: SyncStep, name: str, hangs: bool) -> str:
@@ -77,7 +78,7 @@ def test_s5_a_trigger_of_a_web_process_meets_the_run_that_waits_and_its_worker_g
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "app.db"
-    app = Holdfast(f"sqlite:///{path}", worker=False)
+    app = Holdfast(databases.url(path), worker=False)
 
     @app.job
     def work(step: SyncStep, name: str, hangs: bool) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from child import LONG, child
 
+import databases
 from holdfast import Event, Holdfast, Run
 
 WORKER = """
@@ -40,7 +41,7 @@ with app:
 
 
 def watching(path: Path) -> tuple[Holdfast, Any]:
-    app = Holdfast(f"sqlite:///{path}", worker=False)
+    app = Holdfast(databases.url(path), worker=False)
 
     @app.job
     async def story(n: int) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -14,9 +13,10 @@ from typing import Any
 import pytest
 from child import LONG, child
 
+import databases
 from holdfast import Holdfast, NotFoundError, SyncStep
 
-POLITE = "polling_interval=60, lease=60, lease_renew_interval=20"
+POLITE = f"polling_interval={databases.UNHURRIED}, lease=60, lease_renew_interval=20"
 """Nothing within a test can be the work of polling or of a renewal."""
 
 
@@ -31,7 +31,7 @@ def until(condition: Callable[[], object]) -> None:
 
 def watching(path: Path) -> tuple[Holdfast, Any]:
     """An app of this process, that does not execute."""
-    app = Holdfast(f"sqlite:///{path}", worker=False)
+    app = Holdfast(databases.url(path), worker=False)
 
     @app.job
     def hold(n: int) -> int:
@@ -103,10 +103,7 @@ def test_s10_a_process_that_does_not_execute_hears_of_ends_and_of_deletions(tmp_
     thread = threading.Thread(target=wait)
     thread.start()
     until(lambda: app._engine.hub.awaited)
-    connection = sqlite3.connect(tmp_path / "app.db")
-    connection.execute("delete from holdfast_runs where id = ?", [deleted.id])
-    connection.commit()
-    connection.close()
+    databases.rows(tmp_path / "app.db", "delete from holdfast_runs where id = ?", deleted.id)
     thread.join(LONG)
     assert len(caught) == 1
     with pytest.raises(NotFoundError):
@@ -156,7 +153,7 @@ def test_s1_what_a_killed_process_left_is_resumed_by_another_with_its_saved_step
     with child(tmp_path / "app.db", DYING) as dying:
         assert dying.hear() == "in second"
         dying.kill()
-    app = Holdfast(f"sqlite:///{tmp_path / 'app.db'}", polling_interval=0.1, lease=1.0)
+    app = Holdfast(databases.url(tmp_path / "app.db"), polling_interval=0.1, lease=1.0)
     crashes: list[int] = []
 
     @app.job
@@ -189,7 +186,7 @@ def test_s1_a_run_that_kills_every_process_is_given_up(tmp_path: Path) -> None:
     for _ in range(2):
         with child(tmp_path / "app.db", script) as dying:
             dying.end(-9)
-    app = Holdfast(f"sqlite:///{tmp_path / 'app.db'}", polling_interval=0.1, lease=1.0, max_crashes=2)
+    app = Holdfast(databases.url(tmp_path / "app.db"), polling_interval=0.1, lease=1.0, max_crashes=2)
 
     @app.job
     def other() -> None: ...
@@ -222,12 +219,10 @@ def test_s2_a_frozen_process_finds_its_run_taken_and_changes_nothing(tmp_path: P
     with child(tmp_path / "app.db", script) as frozen:
         assert frozen.hear() == "in first"
         # While we hold the write lock the child does not: frozen with it, it would stop everybody.
-        connection = sqlite3.connect(tmp_path / "app.db", isolation_level=None, timeout=LONG)
-        connection.execute("begin immediate")
-        os.kill(frozen._process.pid, signal.SIGSTOP)
-        os.waitpid(frozen._process.pid, os.WUNTRACED)
-        connection.close()
-        app = Holdfast(f"sqlite:///{tmp_path / 'app.db'}", polling_interval=0.1, lease=1.0)
+        with databases.locked(tmp_path / "app.db"):
+            os.kill(frozen._process.pid, signal.SIGSTOP)
+            os.waitpid(frozen._process.pid, os.WUNTRACED)
+        app = Holdfast(databases.url(tmp_path / "app.db"), polling_interval=0.1, lease=1.0)
 
         @app.job
         def work(step: SyncStep) -> str:

@@ -18,7 +18,9 @@ from .load import app_for
 
 Url = Annotated[
     str | None,
-    typer.Option("--url", "-u", envvar="HOLDFAST_URL", help="The database: sqlite:///path/to/file.db"),
+    typer.Option(
+        "--url", "-u", envvar="HOLDFAST_URL", help="The database: sqlite:///path/to/file.db, postgresql://…, mysql://…"
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout instead of text.")]
 RunId = Annotated[str, typer.Argument(help="The id of the run.", metavar="RUN_ID")]

@@ -17,10 +17,12 @@ from .demo import demo
 from .doctor import doctor
 from .forget import delete, purge
 from .load import app_for
+from .move import move
 from .runs import runs
 from .terminal import plain_line, print_json, say
 from .watch import watch
 from .worker import worker
+from .workers import workers
 
 cli: typer.Typer = typer.Typer(
     name="holdfast",
@@ -32,6 +34,8 @@ cli: typer.Typer = typer.Typer(
 )
 cli.command(epilog=exits.EPILOG)(demo)
 cli.command(epilog=exits.EPILOG)(worker)
+cli.command(epilog=exits.EPILOG)(workers)
+cli.command(epilog=exits.EPILOG)(move)
 cli.command(epilog=exits.EPILOG)(doctor)
 runs.command(epilog=exits.EPILOG)(watch)
 runs.command(epilog=exits.EPILOG)(delete)
@@ -42,7 +46,10 @@ cli.add_typer(runs, name="runs")
 @cli.command(epilog=exits.EPILOG)
 def migrate(
     place: Annotated[
-        str | None, typer.Argument(metavar="URL", help="The database: sqlite:///path/to/file.db", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="URL", help="The database: sqlite:///path/to/file.db, postgresql://…, mysql://…", show_default=False
+        ),
     ] = None,
     url: Url = None,
     as_json: AsJson = False,

@@ -8,8 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from ..store.sqlite import SqliteStore
-from ..store.sqlite_doctor import Finding, examine
+from ..store.doctor import Finding, examine
 from . import exits
 from .choice import AsJson, Url
 from .load import app_for
@@ -20,17 +19,23 @@ _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 def doctor(
     place: Annotated[
-        str | None, typer.Argument(metavar="URL", help="The database: sqlite:///path/to/file.db", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="URL", help="The database: sqlite:///path/to/file.db, postgresql://…, mysql://…", show_default=False
+        ),
     ] = None,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Examine a database, read-only: file, log, pages, tables, leases, clock, payloads. Exit code 1 if a check fails.
+    """Examine a database, read-only, and say what to do. Exit code 1 if a check fails.
 
-    Safe beside running workers. Reads the whole file once (quick_check), and the payloads of the newest 1,000 runs.
+    SQLite: file, log, pages. PostgreSQL and MariaDB: settings that weaken a commit, replication, connections, clocks,
+    old transactions, dead rows, the plan of a claim, notifications. All: tables, runs, leases, payloads.
+
+    Safe beside running workers. Reads all of an SQLite file once (quick_check), and the payloads of the newest 1,000
+    runs.
     """
     store = app_for(place or url)._engine.store
-    assert isinstance(store, SqliteStore)
     found = examine(store)
     failed = any(finding.level == "fail" for finding in found)
     if as_json:

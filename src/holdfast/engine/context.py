@@ -11,12 +11,14 @@ import contextvars
 import functools
 import inspect
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, Self, TypeVar, cast, overload
 
 from ..basis.durations import Duration, seconds
-from ..basis.errors import DefinitionError, ValidationError
-from ..basis.text import shown
+from ..basis.errors import DefinitionError, ValidationError, WouldDeadlock
+from ..basis.text import clean, shown
+from ..commit.ticket import Ticket
 from ..model.retry import Retry
 from .calls import GIVES_COROUTINE
 from .signals import AbortSignal
@@ -38,15 +40,57 @@ current_step: contextvars.ContextVar[str | None] = contextvars.ContextVar("holdf
 current_try: contextvars.ContextVar[tuple[str, int] | None] = contextvars.ContextVar("holdfast_try", default=None)
 
 
+class Beside:
+    """What is written while a transaction of a step is open, to be kept with it: nobody else can write meanwhile."""
+
+    def __init__(self, step: str) -> None:
+        self.step = step
+        self._lines: list[Ticket[Any]] | None = []
+        self._door = threading.Lock()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the transaction still is."""
+        return self._lines is not None
+
+    def keep(self, line: Ticket[Any]) -> bool:
+        """Keep it for the transaction; False if that is over."""
+        with self._door:
+            if self._lines is not None:
+                self._lines.append(line)
+            return self._lines is not None
+
+    def end(self) -> list[Ticket[Any]]:
+        """What was kept. Nothing is from now on."""
+        with self._door:
+            lines, self._lines = self._lines, None
+        return lines or []
+
+
+#: The transaction of a step whose function is running here.
+beside: contextvars.ContextVar[Beside | None] = contextvars.ContextVar("holdfast_transaction", default=None)
+
+
 class StepOptions(NamedTuple):
     """How a step is called."""
 
     retry: Retry | None = None
     timeout: float | None = None
     """Seconds that one try may take."""
+    transaction: bool = False
+    """The function writes rows of the user's into the transaction that saves the step."""
 
 
 PLAIN = StepOptions()
+
+
+def refuse_inside(name: object) -> None:
+    """`WouldDeadlock` for a step inside of a transaction of a step: its own checkpoint could not be written."""
+    if (open_one := beside.get()) is not None and open_one.is_open:
+        raise WouldDeadlock(
+            f"Step {shown(name)} inside of step.transaction({clean(open_one.step, 100)!r}): nothing else can be saved "
+            "before that transaction ends. Run the step before it, and give the function its value."
+        )
 
 
 def step_options(retry: object, timeout: object, before: StepOptions = PLAIN) -> StepOptions:
@@ -56,7 +100,9 @@ def step_options(retry: object, timeout: object, before: StepOptions = PLAIN) ->
     limit = None if timeout is None else seconds(cast("Duration", timeout), "timeout")
     if limit is not None and limit <= 0:
         raise ValidationError(f"timeout: {shown(timeout)} must be longer than 0 seconds.")
-    return StepOptions(before.retry if retry is None else retry, before.timeout if limit is None else limit)
+    return before._replace(
+        retry=before.retry if retry is None else retry, timeout=before.timeout if limit is None else limit
+    )
 
 
 class Unwind(asyncio.CancelledError):
@@ -182,7 +228,26 @@ class Step(_StepBase):
         its own, which is set by either). Retries and a time limit: see `options`.
         """
         execution = self._execution
+        refuse_inside(name)
         return execution.steps.run(execution.branches.place(name), fn, args, kwargs, self._how)
+
+    def transaction(
+        self, name: str, fn: Callable[Concatenate[Any, P], R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[None, None, R]:
+        """What `fn(connection, *args, **kwargs)` returns; the rows it writes there and the step are one commit.
+
+        `connection` is one of the database's driver (of `sqlite3`, psycopg or PyMySQL), to the app's own database, with
+        a transaction open: whatever kills the process, either both are there or neither, and `fn` is never called again
+        once they are. It may be called again before that, after a deadlock or a lost connection. Committing is not
+        `fn`'s: what it raises undoes its rows. `fn` is a plain function, called in a thread; on SQLite it may take a
+        third of the lease, for nobody else can write meanwhile. Inside of it no other step may run and no reply be
+        waited for. The rest is as in `run`.
+        """
+        execution = self._execution
+        refuse_inside(name)
+        return execution.steps.run(
+            execution.branches.place(name), fn, args, kwargs, self._how._replace(transaction=True)
+        )
 
 
 class SyncStep(_StepBase):
@@ -200,6 +265,14 @@ class SyncStep(_StepBase):
         See `Step.run`. An async `fn` runs in the app's event loop.
         """
         return self._execution.steps.run_sync(name, fn, args, kwargs, self._how)
+
+    def transaction(self, name: str, fn: Callable[Concatenate[Any, P], R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """What `fn(connection, *args, **kwargs)` returns; the rows it writes there and the step are one commit.
+
+        See `Step.transaction`.
+        """
+        value: R = self._execution.steps.run_sync(name, fn, args, kwargs, self._how._replace(transaction=True))
+        return value
 
 
 STEP_TYPES = (Step, SyncStep)
@@ -220,7 +293,9 @@ def step_function(fn: F, name: str | None, key: Callable[..., str] | None, how: 
             if execution is None:
                 called: Coroutine[Any, Any, Any] = fn(*args, **kwargs)
                 return called
-            return execution.steps.run(execution.branches.place(named(args, kwargs)), fn, args, kwargs, how)
+            step = named(args, kwargs)
+            refuse_inside(step)
+            return execution.steps.run(execution.branches.place(step), fn, args, kwargs, how)
 
         setattr(step_async, GIVES_COROUTINE, True)
         if sys.version_info >= (3, 12):

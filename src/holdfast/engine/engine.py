@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from ..basis.chance import Chance, fraction
 from ..basis.clock import Clock
 from ..basis.codec import Payloads
-from ..basis.errors import ConflictError, NotFoundError, StoreClosed, WouldDeadlock
+from ..basis.errors import ConflictError, NotFoundError, StoreClosed
 from ..basis.ids import Ids
 from ..commit.committer import Committer
 from ..commit.lent import lent
@@ -33,6 +33,7 @@ from .home import Home
 from .hub import Hub
 from .labels import LabelsSchema
 from .leases import LeaseKeeper
+from .presence import Presence
 from .registry import Registry
 from .subscriptions import Subscriptions
 from .threads import Threads
@@ -81,7 +82,9 @@ class Engine:
         self.threads: Threads = Threads()
         self.triggers: Triggering = Triggering(self)
         self.keeper: LeaseKeeper = LeaseKeeper(self.committer, self.hub, clock, options)
-        self.watcher: Watcher = Watcher(store, clock, self.hub, self.keeper)
+        self.presence: Presence = Presence(self)
+        self.keeper.on_look = self.presence.look
+        self.watcher: Watcher = Watcher(store, clock, self.hub, self.keeper, options)
         self.subscriptions: Subscriptions = Subscriptions(self)
         self.plugins: dict[str, object] = {}
         self.opened_at: float = clock.steady()
@@ -109,6 +112,7 @@ class Engine:
         self.threads.reset()
         self.hub.reset()
         self.keeper.reset_after_fork()
+        self.presence.reset()
         self.watcher.reset()
         self.subscriptions.reset_after_fork()
         self._reset()
@@ -179,6 +183,7 @@ class Engine:
             self.open()
         for job in self.registry.all():
             job.signature.resolve()
+        self.presence.begin()
         self.keeper.start()
 
     def stop(self, timeout: float | None) -> Reply[None]:
@@ -236,6 +241,7 @@ class Engine:
                 last.callback(self.threads.close)
                 last.callback(self.reader.close)
                 last.callback(lambda: self.committer.close().wait())
+                last.callback(self.presence.leave)
                 last.callback(self.keeper.stop)
                 last.callback(self.watcher.stop)
         except Exception as error:
@@ -305,11 +311,7 @@ class Engine:
         return RunReply(self, what, start, convert, timeout)
 
     def _await(self, run_id: str, reply: RunReply[Any]) -> None:
-        if lent.here(run_id):
-            answer([(reply, None, WouldDeadlock(
-                f"Run {run_id} is part of a transaction that this thread has open: nobody else sees it. Commit first."
-            ))])  # fmt: skip
-            return
+        reply.hidden = lent.here(run_id)
         # On the list first, then look: an end in between is seen by one of the two.
         reply.expect(run_id)
         self.look_up(run_id, failed=lambda error: answer([(reply, None, error)]), going_on=reply.would_never_end)

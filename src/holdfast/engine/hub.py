@@ -17,7 +17,7 @@ import logging
 import re
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
 
 from ..basis.clock import Clock, to_datetime
@@ -38,10 +38,8 @@ MOST_UNTOLD = 10_000
 #: Calls of async listeners that have not come to their end.
 MOST_UNFINISHED = 1000
 
-#: Seconds that listeners have, when the app stops, for what is still to be told.
-_LAST_WORDS = 5.0
-#: Seconds between two reports of dropped events.
-_SAY_AGAIN = 1.0
+#: Seconds that listeners have for what is still to be told when the app stops; and between reports of dropped ones.
+_LAST_WORDS, _SAY_AGAIN = 5.0, 1.0
 
 _OURS = ("run", "step", "log", "worker")
 #: What the end of an execution is told as.
@@ -303,6 +301,11 @@ class Hub:
         """The runs that somebody waits for."""
         with self._lock:
             return list(self._waiters)
+
+    def awaited_elsewhere(self, held: Set[str]) -> bool:
+        """Whether somebody waits for a run that is not one of these."""
+        with self._lock:
+            return not self._waiters.keys() <= held
 
     def expect(self, run_id: str, reply: Reply[Any]) -> None:
         """Answer the reply with the run's row once it has ended."""

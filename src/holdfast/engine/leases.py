@@ -11,6 +11,7 @@ itself, over a connection of its own.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..basis.clock import Clock
@@ -49,6 +50,8 @@ class LeaseKeeper:
         self._clock = clock
         self._options = options
         self._duration = round(options.lease * 1_000_000)
+        self.on_look: Callable[[], None] = _nothing
+        """Called in the keeper's thread, some six times within a lease."""
         self.reset()
 
     def reset(self) -> None:
@@ -140,6 +143,7 @@ class LeaseKeeper:
                     return
                 try:
                     self.drop_expired()
+                    self.on_look()
                     if self._clock.steady() >= self._next_renewal:
                         # Late as long as it has not come to its end.
                         due = self._clock.steady() + self._options.lease_renew_interval
@@ -204,6 +208,10 @@ class LeaseKeeper:
 
 
 _parents: list[Any] = []
+
+
+def _nothing() -> None:
+    return
 
 
 class Judge:

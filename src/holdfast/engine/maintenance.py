@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from ..basis.errors import StoreClosed
+from ..commit.ticket import Ticket
 from ..store.base import Old
 from .forgetting import forget
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 _TIDY_SECONDS = 60.0
 #: Seconds between two looks at what is old.
 _FORGET_SECONDS = 60.0
+#: Workers that are forgotten at once.
+_WORKERS = 1000
 #: How long the outputs of steps are kept after the end, for whoever looks at what has just happened.
 OUTPUTS_KEPT_SECONDS = 3600.0
 
@@ -41,10 +44,11 @@ class Maintenance:
         never, now = float("inf"), engine.clock.steady()
         self._retain_at = never if engine.options.retain_runs is None else now
         self._drop_at = never if engine.options.preserve_steps else now
+        self._workers_at = now + _FORGET_SECONDS
 
     def is_due(self) -> bool:
         """Whether there is something to do. Cheap: asked whenever a claim finds nothing."""
-        return self._engine.clock.steady() >= min(self._tidy_at, self._retain_at, self._drop_at)
+        return self._engine.clock.steady() >= min(self._tidy_at, self._retain_at, self._drop_at, self._workers_at)
 
     async def idle(self) -> None:
         """Nothing is executing: do what is due. Never raises for the database, never runs twice at once."""
@@ -56,6 +60,7 @@ class Maintenance:
             await self._tidy()
             await self._safely(self._retain)
             await self._safely(self._drop_outputs)
+            await self._safely(self._forget_workers)
         finally:
             self._at_it = False
             self._left.set()
@@ -91,6 +96,15 @@ class Maintenance:
         await forget(self._engine, "drop_outputs", old, goes_on=self._is_idle)
         if not self._is_idle():
             self._drop_at = clock.steady()
+
+    async def _forget_workers(self) -> None:
+        clock = self._engine.clock
+        if clock.steady() < self._workers_at:
+            return
+        self._workers_at = clock.steady() + _FORGET_SECONDS
+        ticket: Ticket[int] = Ticket("forget_workers", _WORKERS)
+        self._engine.committer.join(ticket, pass_always=True)
+        await ticket
 
     async def _tidy(self) -> None:
         clock = self._engine.clock

@@ -16,7 +16,7 @@ from ..commit.reply import may_wait
 from ..commit.ticket import Ticket
 from ..model.step import LogRow, ProgressRow
 from ..store.base import LogSave, ProgressSave
-from .context import current_step
+from .context import beside, current_step
 
 if TYPE_CHECKING:
     from .execution import Execution
@@ -120,7 +120,10 @@ class Notes:
                 except StoreUnavailable:
                     self._unsealed.appendleft(row)
                     raise
-                self._join([self._line(LogSave(owner, sealed))])
+                line = self._line(LogSave(owner, sealed))
+                # In a transaction of a step they go with it: the line stands still until its end.
+                if (open_one := beside.get()) is None or not open_one.keep(line):
+                    self._join([line])
 
     def _keep_unsealed(self, error: StoreUnavailable) -> None:
         if len(self._unsealed) == 1:
@@ -214,6 +217,17 @@ class Notes:
             self._hub.report(error, "log", self._execution.row.id)
         self._say_dropped()
         return [*self.resent(), *self._unsent_progress()]
+
+    def settle(self) -> None:
+        """Block until what was written so far is saved, or refused: it must not come after what is saved now."""
+        with contextlib.suppress(IndexError):  # there is none, or another thread was faster
+            last = self._lines[-1]
+            self._execution.engine.committer.hand_over()
+            saved = threading.Event()
+            if last._subscribe(saved.set):
+                saved.wait()
+        if self.has_lost:
+            self._execution.write_sync(self.resent)
 
     def before_a_thread(self) -> None:
         """Another thread will go on: what was said in this loop must be in the line before what is said there."""

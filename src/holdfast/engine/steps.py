@@ -10,6 +10,7 @@ import concurrent.futures
 import contextvars
 import inspect
 import itertools
+import threading
 import weakref
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -34,9 +35,10 @@ from ..store.base import STEP_PAGE, StepSave
 from .attempts import Attempt, Attempts, current_attempt
 from .branches import Place, here
 from .calls import Callee, callee, fingerprint
-from .context import PLAIN, StepOptions, Unwind, current_step, current_try
+from .context import PLAIN, StepOptions, Unwind, current_step, current_try, refuse_inside
 from .history import History
 from .timed import Timed
+from .transactions import Transaction, refuse_async
 
 if TYPE_CHECKING:
     from .execution import Execution
@@ -77,6 +79,8 @@ class _Result(NamedTuple):
     error: Exception | None
     raised: Exception | None = None
     """The error itself, which says whether another try may help."""
+    is_saved: bool = False
+    """The row is written: it was committed together with rows of the user's."""
 
     def give(self) -> Any:
         if self.error is not None:
@@ -105,6 +109,7 @@ class Steps:
         self._reported_change = False
         self._attempts = Attempts(execution)
         self._riders = execution.engine.committer.riders
+        self._counting = threading.Lock()
 
     # -- steps: what both colours share ------------------------------------------------------------------------
 
@@ -168,6 +173,8 @@ class Steps:
         self, key: StepKey, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], how: StepOptions
     ) -> _Opened:
         known = callee(fn)
+        if how.transaction:
+            refuse_async(key, known)
         mark = fingerprint(known.name, args, kwargs)
         return _Opened(key, next(self._positions), fn, known, mark, self._engine.clock.now(), how)
 
@@ -286,15 +293,16 @@ class Steps:
         return [*execution.pending_notes(), *tries, ticket]
 
     def _saved(self, result: _Result, accepted: bool) -> None:
-        """In the committing thread: also if whoever waited for the step was cancelled meanwhile."""
+        """In the committing thread, or in that of a transaction: also if whoever waited was cancelled meanwhile."""
         row, hub = result.row, self._engine.hub
         if not accepted:
             self._execution.lease_lost(None)
             self._dropped(row.name, row.position)
             return
-        self.moved_on = True
-        self.completed += result.error is None
-        self.last_position = max(self.last_position, row.position)
+        with self._counting:
+            self.moved_on = True
+            self.completed += result.error is None
+            self.last_position = max(self.last_position, row.position)
         if result.error is None and hub.hears("step:complete", row.run_id):
             hub.tell(
                 "step:complete",
@@ -350,6 +358,8 @@ class Steps:
                 result = await self._call_body(opened, attempt, branch, args, kwargs)
             else:
                 attempt, result = await self._try(opened, attempt, branch, args, kwargs)
+            if result.is_saved:
+                return result.give()
             try:
                 accepted = await self._execution.write(self._saving, result, attempt)
             except TROUBLE:
@@ -403,6 +413,8 @@ class Steps:
     ) -> _Result:
         tokens = self._enter_body(attempt, branch)
         try:
+            if opened.how.transaction:
+                return await Transaction(self, opened, attempt, args, kwargs).result()
             if opened.how.timeout is None:
                 kwargs = self._with_signal(opened, kwargs)
                 if opened.known.is_async:
@@ -412,6 +424,8 @@ class Steps:
             else:
                 value = await self._timed(opened, attempt, args, kwargs).result()
         except Exception as error:
+            if opened.how.transaction:
+                raise  # of the database: what its function raises is in the result
             return self._failed(opened, error)
         else:
             return self._succeeded(opened, value)
@@ -442,6 +456,7 @@ class Steps:
                 f"Step {clean(name, 100)!r}: a sync step called in an event loop would block it. "
                 "Use `await step.run(name, fn)`."
             )
+        refuse_inside(name)
         place = self._execution.branches.place(name)
         branch = self._enter(place)
         try:
@@ -456,6 +471,8 @@ class Steps:
                 result = self._call_body_sync(opened, attempt, branch, args, kwargs)
             else:
                 attempt, result = self._try_sync(opened, attempt, branch, args, kwargs)
+            if result.is_saved:
+                return result.give()
             try:
                 accepted = self._execution.write_sync(self._saving, result, attempt)
             except TROUBLE:
@@ -508,11 +525,15 @@ class Steps:
     ) -> _Result:
         tokens = self._enter_body(attempt, branch)
         try:
+            if opened.how.transaction:
+                return Transaction(self, opened, attempt, args, kwargs).result_sync()
             if opened.how.timeout is None or self._engine.options.inline:
                 value = self._call_sync(opened.fn, args, self._with_signal(opened, kwargs))
             else:
                 value = self._in_loop(self._timed(opened, attempt, args, kwargs).result())
         except Exception as error:
+            if opened.how.transaction:
+                raise  # of the database: what its function raises is in the result
             return self._failed(opened, error)
         else:
             return self._succeeded(opened, value)

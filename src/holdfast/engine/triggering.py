@@ -5,20 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..basis.errors import ConflictError
+from ..basis.errors import ConflictError, HoldfastError, StoreUnavailable
 from ..basis.values import plain
+from ..commit.awaited import AwaitedReply
 from ..commit.forks import inside
 from ..commit.lent import lent
 from ..commit.reply import Reply, answer
 from ..commit.ticket import Ticket
 from ..model.run import NewRun
-from ..store.base import Triggered, conflict_in, conflict_text
+from ..store.base import PlayAgain, Triggered, conflict_in, conflict_text
+from ..store.lending import AwaitedLender, Lending, Lent, in_savepoint
+from ..store.recognised import recognise
 from .context import current
 
 if TYPE_CHECKING:
     from .engine import Engine
 
 T = TypeVar("T")
+
+#: So often runs are written into a caller's transaction that met others which were just going away.
+_PLAYED = 5
 
 
 class Triggering:
@@ -64,7 +70,7 @@ class Triggering:
         return ticket
 
     def inside(self, connection: Any, news: Sequence[NewRun], convert: Callable[[list[Triggered]], T]) -> Reply[T]:
-        """Write runs into the transaction that the caller has open, here and now.
+        """Write runs into the transaction that the caller has open: here and now, or when it is awaited.
 
         They are there for others when the caller commits, and only then: nobody is told before, and nobody knows when.
         """
@@ -72,17 +78,62 @@ class Triggering:
         if (refusal := engine.refusal()) is not None:
             raise refusal
         runs = [self._sealed(self._numbered(new)) for new in news]
-        reply: Reply[T] = Reply(f"trigger of {len(runs)} runs", convert)
-        with inside:
-            tx = engine.store.adopt(connection)
-            try:
-                (made,) = engine.store.trigger_many(tx, [runs])
-            except Exception as error:
-                answer([(reply, None, engine.store.translate(error))])
-                return reply
-        lent.add(tx.connection, [one.run.id for one in made if one.disposition == "created"])
-        answer([(reply, made, None)])
+        what = f"trigger of {runs[0].job_name}" if len(runs) == 1 else f"trigger of {len(runs)} runs"
+        lender = recognise(connection)
+        if isinstance(lender, AwaitedLender):
+            return AwaitedReply(what, lambda: self._write_awaited(lender, runs), convert)
+        reply: Reply[T] = Reply(what, convert)
+        try:
+            with inside:
+                given = lender.lend()
+                made = self._write(lender, given, engine.store.identity(), runs)
+            _remember(given, made)
+        except HoldfastError:
+            raise
+        except Exception as error:
+            answer([(reply, None, lender.theirs(error) or engine.store.translate(error))])
+        else:
+            answer([(reply, made, None)])
         return reply
+
+    async def _write_awaited(self, lender: AwaitedLender, runs: list[NewRun]) -> list[Triggered]:
+        """The same, over the connection of a loop: this one."""
+        store = self._engine.store
+        # Over another connection of ours: the loop shall not stand still for it.
+        identity = await self._engine.reader.read("database id", lambda _: store.identity(), str)
+
+        def write(given: Lent) -> tuple[Lent, list[Triggered]]:
+            with inside:
+                return given, self._write(lender, given, identity, runs)
+
+        try:
+            given, made = await lender.run(write)
+        except Exception as error:
+            raise (lender.theirs(error) or store.translate(error)) from error.__cause__
+        _remember(given, made)
+        return made
+
+    def _write(self, lender: Lending, given: Lent, identity: str, runs: list[NewRun]) -> list[Triggered]:
+        store = self._engine.store
+
+        def verb() -> list[Triggered]:
+            tx = store.adopt(given, identity)
+            (made,) = store.trigger_many(tx, [runs])
+            store.announce(tx, made)
+            return made
+
+        for left in reversed(range(_PLAYED)):
+            try:
+                return in_savepoint(given, verb)
+            except Exception as error:
+                if lender.theirs(error) or not isinstance(store.translate(error), PlayAgain):
+                    raise
+                if not left:
+                    raise StoreUnavailable(
+                        "the run that has this key was committed after your transaction began, and is not seen in it. "
+                        "Begin it anew."
+                    ) from error
+        raise AssertionError("not reached")
 
     def _numbered(self, new: NewRun) -> NewRun:
         """With the key that keeps a replay from triggering again, where this is a run's own code."""
@@ -120,6 +171,11 @@ class Triggering:
         elif made.disposition == "coalesced" and hub.hears("run:coalesced", made.run.id):
             skipped = made.run._replace(labels=new.labels).label_map
             hub.tell("run:coalesced", made.run, skipped_input=plain(new.input), skipped_labels=skipped)
+
+
+def _remember(given: Lent, made: list[Triggered]) -> None:
+    """This thread, or task, has a transaction open with these runs."""
+    lent.add(given, [one.run.id for one in made if one.disposition == "created"])
 
 
 def whole(made: list[Triggered]) -> list[Triggered]:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from ..basis.errors import HoldfastError, WouldDeadlock
+from ..basis.errors import HoldfastError, NotFoundError, WouldDeadlock
 from ..basis.text import shown
 from ..commit.lent import lent
 from ..commit.reply import LazyReply, Reply, _running_loop, answer
@@ -29,7 +29,7 @@ T = TypeVar("T")
 class RunReply(LazyReply[T]):
     """Waits for a run to end, for at most `timeout` seconds; nothing happens to the run when the time is over."""
 
-    __slots__ = ("_begin", "_door", "_engine", "_expected", "_insiders", "_present", "_timeout")
+    __slots__ = ("_begin", "_door", "_engine", "_expected", "_insiders", "_present", "_timeout", "hidden")
 
     def __init__(
         self,
@@ -49,6 +49,8 @@ class RunReply(LazyReply[T]):
         self._expected: str | None = None
         self._insiders: list[RunRow] = []
         """The runs of this app that wait here."""
+        self.hidden: bool = False
+        """Whoever asks may itself have a transaction open that the run is part of."""
 
     def would_never_end(self, row: RunRow) -> bool:
         """Refuse to wait for this run, which goes on, if it waits for one that waits here. Any thread."""
@@ -60,6 +62,13 @@ class RunReply(LazyReply[T]):
                 answer([(self, None, key_deadlock(insider))])
                 return True
         return False
+
+    def _settle(self, value: Any, error: BaseException | None) -> list[Any]:
+        if self.hidden and isinstance(error, NotFoundError):
+            error = WouldDeadlock(
+                f"{self._what}: it is part of a transaction that is open here, and nobody else sees it. Commit first."
+            )
+        return super()._settle(value, error)
 
     def expect(self, run_id: str) -> None:
         """Be told when the run has ended, as long as somebody waits for that here."""

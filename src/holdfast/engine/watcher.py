@@ -1,21 +1,24 @@
 """Watching what other processes commit to the same database.
 
 SQLite has no notifications, but a number that changes with every commit by somebody else. Reading it costs
-microseconds, so it is read every 20 ms, less often while nothing happens. A change leads to cheap questions: is there
-something to claim, is a run still ours, has a run ended that somebody here waits for? Polling, and nothing more, is
-what happens without it.
+microseconds, so it is read every 20 ms, less often while nothing happens. PostgreSQL tells of what concerns others when
+it is committed. Either leads to cheap questions: is there something to claim, is a run still ours, has a run ended that
+somebody here waits for? Whatever is told or not, these are asked again after a while, so that a word that is lost costs
+time and nothing else; where nothing is ever told, as often as somebody here needs it.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..basis.clock import Clock
+from ..basis.clock import Clock, SystemClock
 from ..commit.forks import inside
+from ..model.options import Options
 from ..model.run import RunFilter
 from ..store.base import ClaimOrder, Store
+from ..store.watch import EVERYTHING, News, Watch
 from .hub import Hub
 from .leases import LeaseKeeper
 
@@ -25,19 +28,34 @@ _SLOWER = 1.25
 #: Seconds after an error: the first pause, and the longest.
 _AFTER_ERROR = 0.5
 _AFTER_MANY = 5.0
+#: What is told is heard at once, but not more often; while it is nothing for us, down to `SHORTEST`.
+_GAP = 0.005
+#: Seconds until everything is looked at where there is no number: while a run is followed (nobody is told of steps,
+#: progress and lines); while somebody waits for an end of which we are told, or are not; while runs are executed here.
+_FOLLOWING = 0.05
+_WAITING_TOLD, _WAITING = 0.5, 0.05
+_HOLDING = 0.5
+
+_steady = SystemClock().steady
 
 
 class Watcher:
     """One thread that looks, while there is somebody to tell."""
 
-    def __init__(self, store: Store, clock: Clock, hub: Hub, keeper: LeaseKeeper) -> None:
+    def __init__(self, store: Store, clock: Clock, hub: Hub, keeper: LeaseKeeper, options: Options) -> None:
         self._store = store
         self._clock = clock
+        self._polling = options.polling_interval
         self._hub = hub
         self._keeper = keeper
         self.reset()
 
     def reset(self) -> None:
+        """Nothing is watched (also in the child of a fork, where the connection is the parent's)."""
+        if (left := getattr(self, "_watching", None)) is not None:
+            _parents.append(left)
+        self._watching: Watch | None = None
+        self._resting = False
         self._wake = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -58,6 +76,7 @@ class Watcher:
             if not self._closed and (self._thread is None or not self._thread.is_alive()):
                 self._stopping = False
                 self._wake.clear()
+                self._watching = self._store.watch()
                 self._thread = threading.Thread(target=self._watch, name="holdfast-watch", daemon=True)
                 self._thread.start()
 
@@ -66,6 +85,8 @@ class Watcher:
         self._again = True
         if self._thread is None:
             self.start()
+        elif self._resting and (watching := self._watching) is not None:
+            watching.rouse()
 
     def open(self) -> None:
         """Whoever waits from now on may start it (again)."""
@@ -77,59 +98,97 @@ class Watcher:
             self._closed = True
             self._stopping = True
             self._wake.set()
+            if self._watching is not None:
+                self._watching.rouse()
             thread, self._thread = self._thread, None
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
     def _watch(self) -> None:
-        connection: Any = None
-        mark: int | None = None
-        pause, trouble = SHORTEST, 0.0
+        watch = self._watching
+        assert watch is not None
+        pause, trouble, whole_at = SHORTEST, 0.0, 0.0
         while not self._stopping:
             try:
                 with inside:
-                    if connection is None:
-                        connection = self._store.connect(read_only=True)
-                        mark = None
-                    self._store.confirm(connection)
-                    seen = self._store.change_mark(connection)
+                    news = watch.changed()
                 self.checks += 1
-                if seen != mark or seen is None or self._again:
-                    self._again = False
+                if self._again or (watch.pace != "marks" and _steady() - whole_at >= self._patience(watch)):
+                    news = EVERYTHING
+                if news is not None and (watch.pace == "marks" or self._matters(news)):
+                    if news is EVERYTHING:
+                        self._again = False
+                        whole_at = _steady()
                     began = self._clock.steady()
                     with inside:
-                        self.look(connection)
+                        self.look(watch.connection, news)
                     # With very many waiters a look takes long: leave nine tenths of the time to others.
-                    pause = max(SHORTEST, 9 * (self._clock.steady() - began))
-                    mark = seen
-                else:
+                    least = SHORTEST if watch.pace == "marks" else _GAP
+                    pause = max(least, 9 * (self._clock.steady() - began))
+                elif watch.pace == "marks":
                     pause = min(pause * _SLOWER, LONGEST)
+                else:
+                    pause = min(max(pause, _GAP) * _SLOWER, SHORTEST)
                 trouble = 0.0
             except Exception as error:
                 self._hub.report(self._store.translate(error), "watch")
-                if connection is not None:
-                    self._store.disconnect(connection)
-                connection = None
+                watch.close()
                 pause = trouble = min(max(trouble * 2, _AFTER_ERROR), _AFTER_MANY)
             self._wake.wait(pause)
-        if connection is not None:
-            self._store.disconnect(connection)
+            if watch.pace != "marks" and not trouble and self._rest(watch, whole_at) > LONGEST:
+                pause = 0.0
+        watch.close()
 
-    def look(self, connection: Any) -> None:
+    def _rest(self, watch: Watch, whole_at: float) -> float:
+        """Until there is something to look at; how long it was."""
+        began = _steady()
+        self._resting = True  # first, then a look whether somebody has just come who would have roused us
+        try:
+            if not (self._again or self._stopping):
+                left = self._patience(watch) - (_steady() - whole_at)
+                # Not longer: a run that is held from now on rouses nobody.
+                watch.rest(min(max(left, 0.0), _HOLDING))
+        finally:
+            self._resting = False
+        return _steady() - began
+
+    def _patience(self, watch: Watch) -> float:
+        """Seconds from one look at everything to the next."""
+        if self._hub.followed:
+            return _FOLLOWING
+        held = self._keeper.held
+        if self._hub.awaited_elsewhere({holder.lease.run_id for holder in held}):
+            return min(self._polling, _WAITING_TOLD) if watch.pace == "told" else _WAITING
+        return min(self._polling, _HOLDING) if held else self._polling
+
+    def _matters(self, news: News) -> bool:
+        """Whether it is about anything that somebody here cares about."""
+        if news.runs is None or (news.claimable and self.order() is not None):
+            return True
+        held = [holder for holder in self._keeper.held if holder.lease.run_id in news.runs]
+        return bool(held or news.concern_some(self._hub.followed) or self._awaited(news.runs))
+
+    def _awaited(self, run_ids: Iterable[str]) -> list[str]:
+        return [run_id for run_id in run_ids if self._hub.is_awaited(run_id)]
+
+    def look(self, connection: Any, news: News = EVERYTHING) -> None:
         """Ask what has changed for those who are here."""
-        if (order := self.order()) is not None and self._store.has_claimable(connection, order):
+        if news.claimable and (order := self.order()) is not None and self._store.has_claimable(connection, order):
             self.found()
-        if holders := self._keeper.held:
+        if holders := [holder for holder in self._keeper.held if news.concerns(holder.lease.run_id)]:
             lost = self._store.lost_leases(connection, [holder.lease for holder in holders])
             for holder in holders:
                 if holder.lease in lost:
                     holder.lease_lost(lost[holder.lease])
         # Before those who wait for ends: what led to an end is told first.
-        if self.follow(connection):
+        if news.concern_some(self._hub.followed) and self.follow(connection):
             self._again = True
-        if awaited := self._hub.awaited:
+        if awaited := self._hub.awaited if news.runs is None else self._awaited(news.runs):
             # Of those that still run nothing else is read: there may be thousands, and large.
             ended = self._store.ended(connection, awaited)
             if ids := tuple(run_id for run_id, status in ended.items() if status != "gone"):
                 self._hub.ended(self._store.find_runs(connection, RunFilter(ids=ids)))
             self._hub.gone(ended.keys() - set(ids))
+
+
+_parents: list[Watch] = []

@@ -173,7 +173,7 @@ class Worker:
         known = None if self._claims else tuple(self._executing)
         ticket: Ticket[Claimed] = Ticket("claim", order._replace(known=known), then=self._saw)
         self._claims += 1
-        self.engine.committer.join(*tickets, ticket, pass_always=True)
+        self.engine.committer.join(*tickets, ticket, *self.engine.presence.tickets(), pass_always=True)
         return ticket
 
     def _saw(self, _: Claimed) -> None:
@@ -388,8 +388,9 @@ class Worker:
 
     def sweep_tickets(self) -> list[Ticket[Any]]:
         """Renew what is held here and, in the same round after it, take back leases that ran out."""
+        here = self.engine.presence.tickets() if self.engine.options.inline else []
         if not self._judge.may_judge():
-            return [*self.engine.keeper.renewals()]  # inline nobody else renews
+            return [*here, *self.engine.keeper.renewals()]  # inline nobody else renews
         options = self.engine.options
         sweep = Sweep(options.max_crashes, patience=options.lease / 2)
 
@@ -411,7 +412,7 @@ class Worker:
         expire.then = expired
         deadlines = _unasked("pass_deadlines", sweep.limit)
         deadlines.then = passed
-        return [*self.engine.keeper.renewals(), expire, deadlines]
+        return [*self.engine.keeper.renewals(), expire, deadlines, *here]
 
     # -- one by one --------------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from .contract.leases import LeaseContract
 from .contract.listing import ListingContract
 from .contract.steps import StepContract
 from .contract.triggering import TriggerContract
+from .contract.workers import WorkerContract
 
 __all__ = ["StoreContract"]
 
@@ -38,5 +39,6 @@ class StoreContract(
     ForgettingContract,
     FollowingContract,
     ListingContract,
+    WorkerContract,
 ):
     """All promises of a store. A subclass says how to make one."""

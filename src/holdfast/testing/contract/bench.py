@@ -48,6 +48,9 @@ HOSTILE = (
     "n" * 10_240,
 )
 
+#: The same for ids, names, keys and labels. None that is longer reaches a store, and some could not index it.
+NAMES = tuple(text[:255] for text in HOSTILE)
+
 
 class StoreBench:
     """Subclasses say how a fresh store is made; pytest calls the rest."""

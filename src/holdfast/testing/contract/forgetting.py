@@ -8,7 +8,7 @@ from typing import Any
 from ...model.run import RunStatus
 from ...rules.lifecycle import Cause
 from ...store.base import Deleted, Lease, Old
-from .bench import HOSTILE, LEASE, SECOND, StoreBench
+from .bench import HOSTILE, LEASE, NAMES, SECOND, StoreBench
 
 _LABELS = '{"env":"test","team":"red"}'
 
@@ -134,7 +134,7 @@ class ForgettingContract(StoreBench):
         assert (self.steps(lease.run_id), self.messages(lease.run_id)) == ([], [])
 
     def test_hostile_labels_are_deleted_too(self) -> None:
-        for text in HOSTILE:
+        for text in NAMES:
             run_id = self.ended(labels=json.dumps({"k": text}))
             assert self.runs(labels=(("k", text),)) == [run_id]
             (deleted,) = self.delete(run_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...model.step import StepKey, Tries
 from ...rules.lifecycle import Cause
-from .bench import HOSTILE, StoreBench
+from .bench import HOSTILE, NAMES, StoreBench
 
 
 class StepContract(StoreBench):
@@ -129,8 +129,8 @@ class StepContract(StoreBench):
     def test_hostile_step_texts_are_kept_exactly(self) -> None:
         lease = self.lease()
         saves = [
-            self.step(lease, text, position=n, fingerprint=text, output=text, error=text)
-            for n, text in enumerate(HOSTILE)
+            self.step(lease, name, position=n, fingerprint=text, output=text, error=text)
+            for n, (name, text) in enumerate(zip(NAMES, HOSTILE, strict=True))
         ]
         assert all(self.do("save_steps", saves))
         assert self.store.find_steps(self.connection, lease.run_id) == [save.step for save in saves]
@@ -261,11 +261,12 @@ class StepContract(StoreBench):
 
     def test_hostile_texts_of_tries_are_kept_exactly(self) -> None:
         lease = self.lease()
-        saves = [self.attempt(lease, 0, text, position=n, error=text) for n, text in enumerate(HOSTILE)]
+        texts = enumerate(zip(NAMES, HOSTILE, strict=True))
+        saves = [self.attempt(lease, 0, name, position=n, error=text) for n, (name, text) in texts]
         assert all(self.do("save_attempts", saves))
         found = self.store.find_attempts(self.connection, lease.run_id)
         assert found == [save.attempt._replace(live=True) for save in saves]
-        assert self.store.failed_tries(self.connection, lease.run_id, 0).keys() == {StepKey(t, 0) for t in HOSTILE}
+        assert self.store.failed_tries(self.connection, lease.run_id, 0).keys() == {StepKey(t, 0) for t in NAMES}
 
     # -- log lines ---------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...model.run import NewRun
 from ...rules.lifecycle import Cause
 from ...store.base import Triggered
-from .bench import HOSTILE, SECOND, StoreBench
+from .bench import HOSTILE, NAMES, SECOND, StoreBench
 
 
 class TriggerContract(StoreBench):
@@ -221,21 +221,21 @@ class TriggerContract(StoreBench):
     # -- what is kept ------------------------------------------------------------------------------------------
 
     def test_hostile_texts_are_kept_exactly(self) -> None:
-        for text in HOSTILE:
+        for name, text in zip(NAMES, HOSTILE, strict=True):
             new = self.new(
-                text, text, queue=text, idempotency_key=text, concurrency_key=text, tenant=text, codec=text, trace=text
+                name, text, queue=name, idempotency_key=name, concurrency_key=name, tenant=name, codec=text, trace=text
             )
             answer = self.do("trigger", [new])[0]
             assert answer.run == self.run(new.id)
             kept = self.run(new.id)
-            texts = (kept.job_name, kept.input, kept.queue, kept.idempotency_key, kept.tenant, kept.codec, kept.trace)
-            assert set(texts) == {text} == {kept.concurrency_key}
-            assert [run.id for run in self.claim(text, queues=(text,))] == [new.id]
+            names = (kept.job_name, kept.queue, kept.idempotency_key, kept.concurrency_key, kept.tenant)
+            assert (set(names), {kept.input, kept.codec, kept.trace}) == ({name}, {text})
+            assert [run.id for run in self.claim(name, queues=(name,))] == [new.id]
         assert len(self.runs()) == len(HOSTILE)
 
     def test_hostile_idempotency_keys_are_found_again(self) -> None:
-        made = self.do("trigger", [self.new(idempotency_key=text) for text in HOSTILE])
-        again = self.do("trigger", [self.new(idempotency_key=text) for text in HOSTILE])
+        made = self.do("trigger", [self.new(idempotency_key=text) for text in NAMES])
+        again = self.do("trigger", [self.new(idempotency_key=text) for text in NAMES])
         assert [answer.run for answer in again] == [answer.run for answer in made]
         assert {answer.disposition for answer in again} == {"idempotent"}
 
