@@ -1,8 +1,9 @@
-# Five commands. The work is done by the small programs in tools/; this file only names them.
+# A few commands. The work is done by the small programs in tools/; this file only names them.
 # Only relative paths here: the folder's own path may contain a space.
 
-# Set on the command line:  make test PYTHON=3.12 ARGS="-k lease"
+# Set on the command line:  make test PYTHON=3.12 ON=postgres ARGS="-k lease"
 PYTHON =
+ON =
 ARGS =
 
 # Any Python from 3.8 on can run tools/; they look for the right ones themselves. Each candidate is started,
@@ -12,11 +13,12 @@ FINDER := $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 TOOL = @$(if $(FINDER),"$(FINDER)",echo "Holdfast needs Python 3.11 or newer; no python3 was found on PATH." >&2; exit 1;)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench storm check clean
+.PHONY: help demo test servers bench storm check clean
 
 help:
 	@echo "make demo     install into .venv and watch a run survive a kill -9"
-	@echo "make test     all tests on every installed Python   (PYTHON=3.12  ARGS=\"-k name\")"
+	@echo "make test     all tests on every installed Python   (PYTHON=3.12  ON=postgres  ARGS=\"-k name\")"
+	@echo "make servers  PostgreSQL and MariaDB for the tests: install what is missing, try both   (ARGS=--stay)"
 	@echo "make bench    Holdfast beside DBOS and a bare loop, on this machine   (ARGS=--quick)"
 	@echo "make storm    kill and stop real processes for ten minutes, and check what happened   (ARGS=\"--seed 7 --minutes 2\")"
 	@echo "make check    format, lint, strict types"
@@ -26,7 +28,10 @@ demo:
 	$(TOOL) tools/environment.py demo holdfast demo $(ARGS)
 
 test:
-	$(TOOL) tools/test.py $(if $(PYTHON),--python "$(PYTHON)") -- $(ARGS)
+	$(TOOL) tools/test.py $(if $(PYTHON),--python "$(PYTHON)") $(if $(ON),--on "$(ON)") -- $(ARGS)
+
+servers:
+	$(TOOL) tools/servers.py $(ARGS)
 
 bench:
 	$(TOOL) tools/environment.py dev python benchmarks/run.py $(ARGS)

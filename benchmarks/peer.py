@@ -27,8 +27,8 @@ from importlib.metadata import version
 from typing import Any
 
 import shared
-import sqlalchemy  # type: ignore[import-not-found]  # this runs in DBOS's own environment
-from dbos import DBOS, DBOSClient  # type: ignore[import-not-found]  # as above
+import sqlalchemy
+from dbos import DBOS, DBOSClient  # type: ignore[import-not-found]  # this runs in an environment of DBOS
 
 SETTINGS: dict[str, float] = {
     "polling_interval_ms": 10,  # of the queue and of waiting for a result; DBOS's default is 1,000

@@ -1,4 +1,4 @@
-"""Fixtures of tests of whole apps. What they give is in `house`."""
+"""Fixtures of tests of whole apps. What they give is in `house`, and on which database in `databases`."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from pathlib import Path
 
 import pytest
 
+import databases
+import sampling
 from holdfast.testing.clock import HandClock
 from house import House, Stuck
-from sampling import (  # noqa: F401 - hooks of pytest
-    pytest_collection_modifyitems,
-    pytest_configure,
-    pytest_runtest_protocol,
-    pytest_sessionfinish,
-    pytest_terminal_summary,
-    pytest_testnodedown,
-)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(databases, "databases")
+    config.pluginmanager.register(sampling, "sampling")
 
 
 @pytest.fixture

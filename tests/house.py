@@ -1,14 +1,13 @@
-"""What tests of whole apps share: apps on one file, one after another, as before and after a crash."""
+"""What tests of whole apps share: apps on one database, one after another, as before and after a crash."""
 
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import threading
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import databases
 from holdfast import Event, Holdfast, Run
 from holdfast.store.base import Store
 
@@ -17,7 +16,7 @@ PATIENCE = 30.0
 
 
 class House:
-    """A database file, and the apps that live in it."""
+    """A database, and the apps that live in it. Its path is a file's where the database is one."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -26,10 +25,10 @@ class House:
 
     @property
     def url(self) -> str:
-        return f"sqlite:///{self.path}"
+        return databases.url(self.path)
 
     def app(self, *jobs: Any, store: Store | None = None, **options: Any) -> Holdfast:
-        """An app on the file, as another process would have it."""
+        """An app on it, as another process would have it."""
         app = Holdfast(store or self.url, jobs=jobs, **options)
         app.on("worker:error", self._heard)
         return app
@@ -39,10 +38,7 @@ class House:
 
     def sql(self, text: str, *values: Any) -> list[Any]:
         """Look at the database, or prepare it, behind everybody's back."""
-        with closing(sqlite3.connect(self.path, timeout=PATIENCE)) as connection:
-            rows = connection.execute(text, values).fetchall()
-            connection.commit()
-        return rows
+        return databases.rows(self.path, text, *values)
 
     def take_away(self, *, for_seconds: int = 0) -> None:
         """What the others do when a lease has run out: the run is pending again, its holder not yet told."""

@@ -1,12 +1,18 @@
 """Runs the tests on every promised Python that is installed, and adds up.
 
-    python3 tools/test.py [--python 3.12] [--workers N] [-- PYTEST ARGUMENTS]
+    python3 tools/test.py [--python 3.12] [--on postgres] [--workers N] [-- PYTEST ARGUMENTS]
 
 The lowest version runs everything, and also measures branch coverage of the floors that must not be wrong. The
 others leave out what comes out the same on every Python: each test marked `sampled`, see tests/sampling.py. How
 many those were is printed with the reasons, and counted in the table. HOLDFAST_TESTS=full (or sample) in the
-environment is for all versions. A version that is not installed is named and counted. The last line is always
-`N passed, N failed, N skipped` over all versions; an error outside a test counts as a failure.
+environment is for all versions. A version that is not installed is named and counted.
+
+PostgreSQL and MariaDB are started once for all of it (and installed before, where we may: see tools/servers.py). All
+versions test both stores; the lowest also runs the tests of whole apps on each, under the same names as on SQLite,
+but for most of what comes out the same on every database (`elsewhere`).
+A server that can't be had is named and counted; with HOLDFAST_TEST_REQUIRE=all that is a failure.
+
+The last line is always `N passed, N failed, N skipped` over all runs; an error outside a test counts as a failure.
 """
 # ruff: noqa: T201, UP006, UP035
 
@@ -20,11 +26,15 @@ import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
-from typing import List, NamedTuple, Tuple
+from typing import Dict, Iterable, List, NamedTuple, Tuple
 
 import environment
 from environment import Python
 
+import servers
+
+DATABASES = {"sqlite": "SQLite", **servers.NAMES}
+FILES = {"postgres": "postgres", "mariadb": "mysql"}
 COVERED = ["rules", "store", "commit", "engine"]
 COVERAGE_FLOOR = 95
 
@@ -33,6 +43,7 @@ class Result(NamedTuple):
     """What one run of pytest came to."""
 
     name: str
+    database: str
     passed: int
     failed: int
     skipped: int
@@ -63,14 +74,19 @@ def read_report(path: Path, exit_code: int) -> Tuple[int, int, int]:
     return passed, failed, skipped
 
 
-def run_tests(python: Python, mode: str, covered: bool, workers: int, extra: List[str]) -> Result:
-    """The suite on one Python: `full`, or without most of what is the same on every Python (`sample`)."""
-    print(f"\n━━ Python {python.name}.{python.patch} ━━", flush=True)
+def run_tests(python: Python, database: str, mode: str, covered: bool, workers: int, extra: List[str]) -> Result:
+    """The suite on one Python and database: `full`, or without most of what is the same on every Python (`sample`)."""
+    print(f"\n━━ Python {python.name}.{python.patch} on {DATABASES[database]} ━━", flush=True)
     venv = environment.prepare_dev(python)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="holdfast-") as folder:
-        report, left_out = Path(folder, "report.xml"), Path(folder, "left_out.json")
-        os.environ.update({"HOLDFAST_TESTS": mode, "HOLDFAST_TESTS_LEFT_OUT": str(left_out)})
+        report, sampled, elsewhere = (Path(folder, name) for name in ("report.xml", "sampled.json", "elsewhere.json"))
+        variables = {
+            "HOLDFAST_TESTS": mode,
+            "HOLDFAST_TESTS_LEFT_OUT": str(sampled),
+            "HOLDFAST_TESTS_ELSEWHERE": str(elsewhere),
+            "HOLDFAST_TEST_ON": database,
+        }
         arguments = ["python", "-m", "pytest", "-q", f"--junitxml={report}"]
         # A test that hangs shows where after five minutes, instead of saying nothing for ever.
         arguments += ["-o", "faulthandler_timeout=300"]
@@ -78,16 +94,22 @@ def run_tests(python: Python, mode: str, covered: bool, workers: int, extra: Lis
             arguments += ["-n", str(workers), "--dist=worksteal"]
         if covered:
             arguments += ["--cov=holdfast", "--cov-branch", "--cov-report="]
-        code = environment.run_in(venv, arguments + extra)
+            arguments += ["--cov-append"] if database != "sqlite" else []
+        code = environment.run_in(venv, arguments + extra, **variables)
         if code == 130:
             raise KeyboardInterrupt
         counts = read_report(report, code)
-        sampled_out = sum(json.loads(left_out.read_text()).values()) if left_out.exists() else 0
-    return Result(python.name, *counts, sampled_out, time.monotonic() - started)
+        left_out = sum(json.loads(sampled.read_text()).values()) if sampled.exists() else 0
+        if elsewhere.exists():
+            left_out += sum(json.loads(elsewhere.read_text())["left_out"].values())
+    return Result(python.name, database, *counts, left_out, time.monotonic() - started)
 
 
-def report_coverage(python: Python) -> bool:
-    """Print the branch coverage of the covered floors; False when it is below the floor."""
+def report_coverage(python: Python, without: Iterable[str]) -> bool:
+    """Print the branch coverage of the covered floors; False when it is below the floor.
+
+    What is only for a database that could not be had does not count.
+    """
     print(f"\n━━ Branch coverage of {', '.join(COVERED)} (at least {COVERAGE_FLOOR} %) ━━", flush=True)
     include = ",".join(f"*/holdfast/{name}/*" for name in COVERED)
     arguments = [
@@ -96,6 +118,7 @@ def report_coverage(python: Python) -> bool:
         "coverage",
         "report",
         f"--include={include}",
+        "--omit=" + ",".join(f"*/store/*{FILES[kind]}*" for kind in without),
         "--skip-covered",
         "--skip-empty",
     ]
@@ -103,23 +126,28 @@ def report_coverage(python: Python) -> bool:
     return environment.run_in(venv, [*arguments, f"--fail-under={COVERAGE_FLOOR}", "--precision=1"]) == 0
 
 
-def print_table(results: List[Result], missing: List[str]) -> None:
-    print("\nPython    passed  failed  skipped  left out  seconds")
+def print_table(results: List[Result], missing: List[str], troubles: Dict[str, str]) -> None:
+    print("\nPython  database    passed  failed  skipped  left out  seconds")
     for result in results:
         print(
-            f"{result.name:<8}{result.passed:>8}{result.failed:>8}{result.skipped:>9}{result.left_out:>10}"
-            f"{result.seconds:>9.1f}",
+            f"{result.name:<8}{DATABASES[result.database]:<12}{result.passed:>6}{result.failed:>8}{result.skipped:>9}"
+            f"{result.left_out:>10}{result.seconds:>9.1f}",
         )
     if any(result.left_out for result in results):
-        print("left out: the same on every Python, see the reasons above; the lowest version runs everything")
+        print("left out: the same on every Python or database, or about another database: see the reasons above;")
+        print("          HOLDFAST_TESTS=full leaves out only the last")
     for name in missing:
         print(f"{name:<8}  NOT TESTED: Python {name} is not installed")
-    print(f"\n{len(results)} Python versions tested, {len(missing)} not tested", flush=True)
+    for kind, trouble in troubles.items():
+        print(f"{DATABASES[kind]:<10}NOT TESTED: {trouble}")
+    print(f"\n{len({result.name for result in results})} Python versions tested, {len(missing)} not tested", flush=True)
+    print(f"{len(DATABASES) - len(troubles)} databases to be had, {len(troubles)} not tested", flush=True)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Run the tests on every installed Python.")
     parser.add_argument("--python", default="", help="only this version, e.g. 3.12")
+    parser.add_argument("--on", default="", help="only this database: sqlite, postgres or mariadb")
     parser.add_argument("--workers", type=int, default=_workers(), help="parallel test processes")
     parser.add_argument("extra", nargs="*", help="arguments for pytest, after --")
     options = parser.parse_args()
@@ -135,29 +163,48 @@ def main() -> int:
         lacks = [lack for python in pythons.values() if python.name == name for lack in python.lacks]
         why = f"is there, but without {', '.join(lacks)}" if lacks else "is not installed"
         print(f"NOT TESTED: Python {name} {why}", flush=True)
+    if options.on not in ("", *DATABASES):
+        environment.fail(f"ON={options.on}: give one of {', '.join(DATABASES)}.")
 
-    # Coverage of a selection of the tests, or of another version than usual, would only mislead.
-    selected = options.extra or options.python or os.environ.get("HOLDFAST_TESTS") == "sample"
-    covered = chosen[0] if chosen and not selected else None
-    asked_mode = os.environ.get("HOLDFAST_TESTS", "")
-    results = []
-    for python in chosen:
-        mode = asked_mode or ("full" if python is chosen[0] else "sample")
-        results.append(run_tests(python, mode, python is covered, options.workers, options.extra))
+    venv = environment.prepare_dev(chosen[0] if chosen else environment.choose(pythons))
+    servers.prepare(venv)
+    running = servers.Running(venv)
+    try:
+        os.environ.update(running.addresses)
+        troubles = running.troubles
+        for trouble in troubles.values():
+            print(f"NOT TESTED: {trouble}", flush=True)
+
+        # Coverage of a selection of the tests, or of another version than usual, would only mislead.
+        selected = options.extra or options.python or options.on or os.environ.get("HOLDFAST_TESTS") == "sample"
+        covered = chosen[0] if chosen and not selected else None
+        asked_mode = os.environ.get("HOLDFAST_TESTS", "")
+        runs = [(python, "sqlite") for python in chosen]
+        runs[1:1] = [(chosen[0], kind) for kind in servers.KINDS if chosen and kind not in troubles]
+        results = []
+        for python, database in runs:
+            if options.on in ("", database):
+                mode = asked_mode or ("full" if python is chosen[0] and database == "sqlite" else "sample")
+                results.append(run_tests(python, database, mode, python is covered, options.workers, options.extra))
+    finally:
+        running.stop()
     well_covered = True
     if covered is not None:
-        well_covered = report_coverage(covered)
+        well_covered = report_coverage(covered, troubles)
     else:
         print("\nCoverage is measured only by a full run over all versions.")
 
-    print_table(results, missing)
+    print_table(results, missing, troubles)
     passed = sum(result.passed for result in results)
     failed = sum(result.failed for result in results)
     skipped = sum(result.skipped for result in results)
     if not well_covered:
         print(f"Branch coverage of {', '.join(COVERED)} could not be shown to be {COVERAGE_FLOOR} %: see above")
+    lacking = bool(troubles) and os.environ.get("HOLDFAST_TEST_REQUIRE") == "all"
+    if lacking:
+        print(f"HOLDFAST_TEST_REQUIRE=all, and {len(troubles)} databases could not be had: see above")
     print(f"{passed} passed, {failed} failed, {skipped} skipped", flush=True)
-    return 0 if passed and not failed and well_covered else 1
+    return 0 if passed and not failed and well_covered and not lacking else 1
 
 
 if __name__ == "__main__":

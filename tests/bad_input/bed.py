@@ -3,12 +3,12 @@ does the worker still work?"""
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
 from typing import Any
 
 from hostile import LIMIT
 
+import databases
 from holdfast import Holdfast, Job, Run
 
 #: Far more than anything here takes: who waits so long is stuck.
@@ -20,8 +20,8 @@ class Bed:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.app = Holdfast(f"sqlite:///{path}", max_input_bytes=LIMIT, max_output_bytes=LIMIT, cancel_grace=0.1)
-        self.connection: sqlite3.Connection | None = None
+        self.app = Holdfast(databases.url(path), max_input_bytes=LIMIT, max_output_bytes=LIMIT, cancel_grace=0.1)
+        self.connection: databases.Shell | None = None
 
         @self.app.job(name="healthy")
         async def healthy(number: int) -> int:
@@ -31,8 +31,8 @@ class Bed:
 
     def ask(self, sql: str, *values: Any) -> list[Any]:
         if self.connection is None:
-            self.connection = sqlite3.connect(self.path)
-        return self.connection.execute(sql, values).fetchall()
+            self.connection = databases.Shell(self.path)
+        return list(self.connection.execute(sql, values).fetchall())
 
     def rows(self) -> int:
         """How many runs there are in the database."""

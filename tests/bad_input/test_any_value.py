@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -13,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import databases
 from holdfast import Holdfast, HoldfastError, Job, Step
 from holdfast.basis.exact import difference
 from holdfast.basis.values import shape_of
@@ -33,10 +33,10 @@ values = st.recursive(
 
 class Echo:
     def __init__(self, folder: Path) -> None:
-        self.app = app = Holdfast(f"sqlite:///{folder / 'any.db'}", inline=True)
+        self.app = app = Holdfast(databases.url(folder / "any.db"), inline=True)
         self.seen: list[Any] = []
         app.migrate().wait()
-        self.connection = sqlite3.connect(folder / "any.db")
+        self.connection = databases.Shell(folder / "any.db")
 
         def same(value: Any) -> Any:
             return value

@@ -10,6 +10,8 @@ from hostile import Mute
 
 from holdfast import DefinitionError, Holdfast, Step, SyncStep, job
 
+pytestmark = pytest.mark.elsewhere("what is text to a database", every=8)
+
 
 def sync_with_async_step(step: Step, a: int) -> int:
     return a

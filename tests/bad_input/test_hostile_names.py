@@ -17,6 +17,8 @@ from hostile import BAD_TEXT, GOOD_TEXT, Mute, Words
 from holdfast import ConflictError, Holdfast, HoldfastError, Job, NotFoundError, Step, SyncStep
 from holdfast import job as package_job
 
+pytestmark = pytest.mark.elsewhere("what is text to a database", every=8)
+
 TEXTS = GOOD_TEXT | BAD_TEXT
 UNSTORABLE = {name: text for name, text in TEXTS.items() if name in BAD_TEXT or "\0" in text}
 STORABLE = {name: text for name, text in TEXTS.items() if name not in UNSTORABLE}

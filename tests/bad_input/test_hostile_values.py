@@ -19,6 +19,8 @@ from typing_extensions import TypedDict
 from holdfast import HoldfastError, Job, PayloadTooLarge, Step, SyncStep, ValidationError
 from holdfast.basis.exact import difference
 
+pytestmark = pytest.mark.elsewhere("what is text to a database", every=8)
+
 VALUES = {case.name: case for case in (*KEPT, *REFUSED)}
 LARGE = {case.name: case for case in TOO_LARGE}
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from conformance_jobs import FORMS, LONG, Gate, Heard, body, steps, work
 
+import databases
 from holdfast import Holdfast, Job, NotFoundError, RunCancelled, RunFailed, Step, SyncStep, job
 from holdfast.testing.clock import HandClock
 from house import House
@@ -180,8 +181,9 @@ def test_who_waits_in_another_process_learns_how_the_run_ended_without_polling(
 ) -> None:
     gate = Gate(LookupError("no such airport") if end == "failed" else "kept")
     definition = steps(form, hold=gate)
-    with house.app(definition, polling_interval=60) as app:
-        other = house.app(definition, worker=False, polling_interval=60)
+    polling = databases.across(60)
+    with house.app(definition, polling_interval=polling) as app:
+        other = house.app(definition, worker=False, polling_interval=polling)
         other.init().wait(LONG)
         run = work(other).trigger().wait(LONG)
         waiting = run.result()

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from conformance_jobs import FORMS, LONG, Gate, Heard, steps, work
 
+from databases import StoreHere
 from holdfast import ConflictError, NotFoundError, RunCancelled, Step, StoreUnavailable, SyncStep, job
 from holdfast.store.base import Renewal, Tx
-from holdfast.store.sqlite import SqliteStore
 from holdfast.testing.clock import HandClock
 from house import House
 
@@ -62,7 +62,7 @@ def test_a_lease_is_renewed_at_the_interval_of_the_app_and_each_time_lasts_from_
     assert [event.run_id for event in heard.events] == [run.id] * 3
 
 
-class Renewals(SqliteStore):
+class Renewals(StoreHere):
     """Refuses renewals while it is told to."""
 
     broken = False

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from conformance_jobs import FORMS, LONG, Gate, Heard, steps, work
 
+from databases import StoreHere
 from holdfast import Holdfast, Job, Step, SyncStep, job
 from holdfast.store.base import ClaimOrder
-from holdfast.store.sqlite import SqliteStore
 from holdfast.testing.clock import HandClock
 from house import House
 
@@ -143,7 +143,7 @@ def test_a_trigger_with_a_used_idempotency_key_gives_the_first_run_with_its_inpu
 def test_of_four_workers_that_claim_at_once_one_gets_the_run_twenty_five_times(house: House) -> None:
     app = house.app(steps("sync"), worker=False)
     app.init().wait(LONG)
-    stores = [SqliteStore(house.url) for _ in range(4)]
+    stores = [StoreHere(house.url) for _ in range(4)]
     together = threading.Barrier(4)
 
     def claim(number: int) -> list[str]:

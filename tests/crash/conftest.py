@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import crash_places
 import pytest
-from crash_field import Field, Zygote
+from crash_field import EVERY, Field, Zygote
 
 
 @pytest.fixture(scope="session")
@@ -21,8 +22,9 @@ def zygote() -> Iterator[Zygote]:
 
 
 @pytest.fixture
-def crash_field(zygote: Zygote, tmp_path: Path) -> Field:
-    return Field(zygote, tmp_path)
+def crash_field(zygote: Zygote, tmp_path: Path) -> Iterator[Field]:
+    yield Field(zygote, tmp_path)
+    crash_places.close()
 
 
 COLUMNS = ("points", "cases", "kills", "unanswered", "paused", "takeovers", "rerun", "stale", "accepted", "violations")
@@ -37,6 +39,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         if report.when == "call"
     ]
     rows = [(value[0], value[1:]) for name, value in told if name == "crash"]
+    left_out = sum(value for name, value in told if name == "crash, left out")
     planted = [value for name, value in told if name == "planted"]
     if not rows and not planted:
         return
@@ -57,3 +60,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         "its allowance. stale: writes that paused processes attempted after losing their lease; accepted: those that\n"
         "counted."
     )
+    if left_out:
+        write(
+            f"left out: {left_out} cases. Of the faults that are not about a commit every {EVERY}th was tried;\n"
+            "HOLDFAST_CRASH=all tries all of them."
+        )

@@ -23,7 +23,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from crash_world import Happening, read
+from crash_world import ADDRESS, Happening, read
 
 Row = Mapping[str, Any]
 
@@ -39,6 +39,8 @@ MODEL: dict[str, Any] = {
     "long": lambda n: 2 * n,
     "flaky": lambda n: n + 1,
     "again": lambda n: 2 * n,
+    "pay": lambda n: n,
+    "pay_blocking": lambda n: n,
 }
 #: Leases that a run may lose one after the other without saving anything in between.
 MOST_CRASHES = 5
@@ -68,8 +70,8 @@ create trigger audit_step after insert on holdfast_steps begin
   from holdfast_runs as r where r.id = new.run_id; end;
 create trigger audit_step_again after update on holdfast_steps begin
   insert into audit (kind, run_id, name, before, after, generation, writer)
-  select iif(new.output is null and old.output is not null, 'output dropped',
-      iif(old.status = 'failed' and old.attempt < new.attempt, 'step anew', 'step again')), new.run_id,
+  select case when new.output is null and old.output is not null then 'output dropped'
+      when old.status = 'failed' and old.attempt < new.attempt then 'step anew' else 'step again' end, new.run_id,
     new.name || '#' || new.occurrence, r.status, new.status, r.generation, new.generation
   from holdfast_runs as r where r.id = new.run_id; end;
 create trigger audit_step_gone after delete on holdfast_steps begin
@@ -80,14 +82,14 @@ create trigger audit_log after insert on holdfast_logs begin
   from holdfast_runs as r where r.id = new.run_id; end;
 create trigger audit_try after insert on holdfast_step_attempts begin
   insert into audit (kind, run_id, name, before, after, generation, writer)
-  select 'try', new.run_id, new.name, r.status, iif(new.error is null, 'begun', new.run_attempt || '/' || new.number),
-    r.generation, new.generation
+  select 'try', new.run_id, new.name, r.status,
+    case when new.error is null then 'begun' else new.run_attempt || '/' || new.number end, r.generation, new.generation
   from holdfast_runs as r where r.id = new.run_id; end;
 create trigger audit_try_again after update on holdfast_step_attempts
 when old.error is not new.error or old.generation <> new.generation or old.started_at <> new.started_at begin
   insert into audit (kind, run_id, name, before, after, generation, writer)
-  select 'try', new.run_id, new.name, r.status, iif(new.error is null, 'begun', new.run_attempt || '/' || new.number),
-    r.generation, new.generation
+  select 'try', new.run_id, new.name, r.status,
+    case when new.error is null then 'begun' else new.run_attempt || '/' || new.number end, r.generation, new.generation
   from holdfast_runs as r where r.id = new.run_id; end;
 create trigger audit_progress after insert on holdfast_progress begin
   insert into audit (kind, run_id, name, before)
@@ -122,9 +124,13 @@ class History:
     orphans: Sequence[tuple[str, str]] = ()
     """Table and run, where the run is gone and something of it is not."""
     integrity: Sequence[str] = ("ok",)
+    charges: Sequence[tuple[str, int, int]] = ()
+    """What steps have written into a table of the user's, in the transaction of their checkpoint: run, part, value."""
 
     @classmethod
     def of(cls, folder: Path) -> History:
+        if (folder / ADDRESS).exists():
+            return cls._on_server(folder)
         database = sqlite3.connect(folder / "holdfast.db")
         database.row_factory = sqlite3.Row
 
@@ -132,21 +138,40 @@ class History:
             return database.execute(sql).fetchall()
 
         try:
-            return cls(
-                read(folder / "world.log"),
-                ask("select * from audit order by id"),
-                {row["id"]: row for row in ask("select * from holdfast_runs")},
-                ask("select * from holdfast_steps"),
-                [row["id"] for row in ask(
-                    "select r.id from holdfast_runs as r left join holdfast_labels as l on l.run_id = r.id"
-                    " where r.labels <> '{}' and l.key is null")],
-                [(table, row["run_id"]) for table in _PARTS for row in ask(
-                    f"select distinct run_id from holdfast_{table} where run_id not in"
-                    " (select id from holdfast_runs)")],
+            return cls._told(
+                folder,
+                ask,
                 [row[0] for row in ask("pragma integrity_check")],
-            )  # fmt: skip
+                bool(ask("select 1 from sqlite_master where name = 'charges'")),
+            )
         finally:
             database.close()
+
+    @classmethod
+    def _on_server(cls, folder: Path) -> History:
+        import crash_places  # only where the tests of apps run
+
+        place = crash_places.of(folder)
+        assert place is not None
+        return cls._told(folder, place.ask, ["ok"], place.has("charges"))
+
+    @classmethod
+    def _told(cls, folder: Path, ask: Callable[[str], list[Any]], integrity: list[str], charged: bool) -> History:
+        return cls(
+            read(folder / "world.log"),
+            ask("select * from audit order by id"),
+            {row["id"]: row for row in ask("select * from holdfast_runs")},
+            ask("select * from holdfast_steps"),
+            [row["id"] for row in ask(
+                "select r.id from holdfast_runs as r left join holdfast_labels as l on l.run_id = r.id"
+                " where r.labels <> '{}' and l.key is null")],
+            [(table, row["run_id"]) for table in _PARTS for row in ask(
+                f"select distinct run_id from holdfast_{table} where run_id not in"
+                " (select id from holdfast_runs)")],
+            integrity,
+            [(row["run"], row["part"], row["value"]) for row in ask("select * from charges order by run, part")]
+            if charged else (),
+        )  # fmt: skip
 
     @cached_property
     def by_kind(self) -> dict[str, list[Happening]]:
@@ -227,6 +252,7 @@ class Checker:
             self.i2_every_run_has_ended,
             self.i3_a_run_ends_once,
             self.i4_a_step_is_saved_once,
+            self.i4_rows_of_the_users_are_there_once_with_their_step,
             self.i5_no_body_begins_under_a_claim_that_came_after_its_checkpoint,
             self.i6_effects_happen_as_often_as_faults_allow,
             self.i7_nobody_writes_under_a_lost_lease,
@@ -341,6 +367,19 @@ class Checker:
         there = Counter((row["run_id"], row["name"], row["occurrence"]) for row in self.history.steps)
         for (run, step, _), count in there.items():
             self.need(count == 1, "I4", f"step {step} has {count} checkpoints", run)
+
+    def i4_rows_of_the_users_are_there_once_with_their_step(self) -> None:
+        """Of `step.transaction`: both parts, once each, if its step is saved, and nothing otherwise."""
+        rows: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
+        for run, part, value in self.history.charges:
+            rows[run].append((part, value))
+        saved = {run for (run, step), _ in self.checkpoints.items() if step == "pay#0"}
+        for run in {*saved, *rows}:
+            # Of a run that was purged nobody knows the input any more.
+            n = self.input_of(self.runs[run]) if run in self.runs else next((n for _, n in rows[run]), None)
+            wanted = [(0, n), (1, n)] if run in saved else []
+            self.need(rows[run] == wanted, "I4", f"rows of the user's: {rows[run]}, not {wanted}", run)
+            self.found.counts["rows of the user's"] += len(rows[run])
 
     @cached_property
     def checkpoints(self) -> dict[tuple[str, str], Row]:

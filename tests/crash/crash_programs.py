@@ -18,8 +18,9 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+from crash_lines import Line, MariadbLine, PostgresLine
 from crash_wire import Wire
-from crash_world import World, read
+from crash_world import ADDRESS, World, read
 
 from holdfast import AbortSignal, Holdfast, Retry, Step, SyncStep
 from holdfast.basis.clock import SystemClock, give_way
@@ -50,6 +51,8 @@ class Child:
         mutant: str | None = None,
         inline: bool = False,
         seed: int | None = None,
+        count: int = 0,
+        max_crashes: int = 5,
     ) -> None:
         self.folder = folder
         self.world = World(folder / "world.log")
@@ -58,15 +61,20 @@ class Child:
         self.clock.advance(when * DAY)
         self.seed = seed
         """In the storm time is real."""
-        self.wire = Wire(self.world, operation, fault, mutant)
+        self.count = count
+        """How many runs are to be triggered."""
+        address = folder / ADDRESS
+        self.url = address.read_text() if address.exists() else f"sqlite:///{folder / 'holdfast.db'}"
+        self.wire = self._wire(operation, fault, mutant)
         self.wire.attach()
         self.app = Holdfast(
-            f"sqlite:///{folder / 'holdfast.db'}",
+            self.url,
             clock=self.clock if seed is None else SystemClock(),
             lease=60.0 if seed is None else 0.6,
             polling_interval=0.2,
             inline=inline,
             cancel_grace=1.0,
+            max_crashes=max_crashes,
             # Dropping outputs is an operation of its own here, not something that comes between the others.
             preserve_steps=program != "drop_outputs",
         )
@@ -77,6 +85,13 @@ class Child:
         self.at_begin: Callable[[], None] | None = self.settle
         """What happens while the body of `hold` is under way; None: it waits to be told to stop."""
         self._define_jobs()
+
+    def _wire(self, operation: str, fault: tuple[str, str] | None, mutant: str | None) -> Wire:
+        if self.url.startswith("sqlite"):
+            return Wire(self.world, operation, fault, mutant)
+        assert mutant is None
+        kind = PostgresLine if self.url.startswith("postgres") else MariadbLine
+        return kind(self.world, operation, fault, self.url)
 
     # -- jobs --------------------------------------------------------------------------------------------------
 
@@ -139,6 +154,23 @@ class Child:
             return value + await step.run("then", self.effect, step, "then", n)
 
         @app.job
+        async def pay(step: Step, n: int) -> int:
+            wire.at("job")
+            wire.reach("transaction")
+            step.log.info("about to pay")
+            value = await step.transaction("pay", self.pay, step, n)
+            wire.reach("finish")
+            return value
+
+        @app.job
+        def pay_blocking(step: SyncStep, n: int) -> int:
+            wire.at("job")
+            wire.reach("transaction")
+            value = step.transaction("pay", self.pay, step, n)
+            wire.reach("finish")
+            return value
+
+        @app.job
         def long(step: SyncStep, n: int) -> int:
             wire.at("job")
             wire.reach("long")
@@ -153,6 +185,21 @@ class Child:
         self._tell(step, "begin", name)
         self._tell(step, "effect", name)
         self.wire.at(f"after the effect of {name}")
+        return value
+
+    def pay(self, connection: Any, step: SyncStep | Step, value: int) -> int:
+        """Rows of the user's, which can be undone, and nothing else."""
+        self._tell(step, "begin", "pay")
+        step.log.info("paying")
+        execute, table, mark = connection.execute, "charges", "?"
+        if isinstance(self.wire, Line):
+            execute, mark = connection.cursor().execute, "%s"
+            table = f"{self.wire.schema}.charges".removeprefix(".")
+        if not isinstance(self.wire, MariadbLine):  # there it is made before: making it would commit
+            execute(f"create table if not exists {table} (run text, part integer, value integer)")
+        for part in range(2):
+            execute(f"insert into {table} values ({mark}, {mark}, {mark})", (step.run_id, part, value))
+        self.wire.at("after the effect of pay")
         return value
 
     async def reserve(self, step: Step, value: int) -> int:
@@ -287,6 +334,14 @@ async def claim(child: Child) -> None:
 
 async def work(child: Child) -> None:
     await child.app.process_one()
+
+
+async def trigger_pays(child: Child) -> None:
+    await child.trigger_many("pay", *range(child.count))
+
+
+async def work_on(child: Child) -> None:
+    await child.work()
 
 
 async def takeover(child: Child) -> None:
@@ -500,6 +555,7 @@ PROGRAMS: dict[str, Program] = {
     "trigger": trigger,
     "claim": claim,
     "work": work,
+    "work_on": work_on,
     "takeover": takeover,
     "cancel": cancel,
     "retrigger": retrigger,
@@ -524,6 +580,9 @@ PROGRAMS: dict[str, Program] = {
     "trigger_keyed": triggering("doomed", concurrency_key="held"),
     "trigger_flaky": triggering("flaky"),
     "trigger_again": triggering("again"),
+    "trigger_pays": trigger_pays,
+    "trigger_pay": triggering("pay"),
+    "trigger_pay_blocking": triggering("pay_blocking"),
     "trigger_late": triggering("order", delay=DELAY),
 }
 

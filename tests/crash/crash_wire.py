@@ -10,6 +10,7 @@ one long count, so that it doesn't matter in which order threads get their turn.
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sqlite3
@@ -36,6 +37,7 @@ _OPENING = (
     "select 1 from sqlite_master",
     "select coalesce(max(number), 0) from holdfast_migrations",
     "select max(number) from holdfast_migrations",  # at each begin; a kill there is one right after it
+    "select 1 from holdfast_migrations where number",
     "select value from holdfast_meta",
 )
 #: What only the holder of a lease may do.
@@ -58,6 +60,10 @@ def name_of(sql: str) -> str:
         return "find_runs"
     if sql.startswith("pragma data_version"):
         return "change_mark"
+    if " charges " in sql:
+        return "rows of the user's: " + sql.split()[0]
+    if " from temp.sqlite_master" in sql:
+        return "hidden tables"
     if sql.startswith(_OPENING):
         return "open: " + " ".join(sql.split()[:2])
     return f"unknown: {sql[:60]}"
@@ -95,11 +101,18 @@ class Wire:
         """From now on every connection that is opened in this process goes through here."""
         wire, connect = self, sqlite3.connect
 
-        class Counted(FileConnection):
-            def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:  # type: ignore[override]
-                return wire.passing(self, sql, lambda text: FileConnection.execute(self, text, *values))
+        @functools.cache
+        def counted(kind: type[FileConnection]) -> type[FileConnection]:
+            class Counted(kind):  # type: ignore[misc, valid-type]
+                def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+                    return wire.passing(self, sql, lambda text: kind.execute(self, text, *values))
 
-        sqlite3.connect = lambda *args, **more: connect(*args, **{**more, "factory": Counted})  # type: ignore[assignment]
+            return Counted
+
+        def connected(*args: Any, factory: type[FileConnection] = FileConnection, **more: Any) -> Any:
+            return connect(*args, factory=counted(factory), **more)
+
+        sqlite3.connect = connected
 
     def reach(self, phase: str) -> None:
         """The program has come to this operation."""

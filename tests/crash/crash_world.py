@@ -18,6 +18,10 @@ from typing import Any
 
 Happening = dict[str, Any]
 
+#: Where the folder of a case says which database is its, and which sessions its processes have had, if it is no file.
+ADDRESS = "database.url"
+SESSIONS = "sessions.log"
+
 
 class World:
     """Appends to the log of one case. `bell`, a FIFO, gets one byte per event, for those who count along."""

@@ -7,6 +7,7 @@ ended by SIGALRM, and what its threads were doing is in its `stderr.txt`.
 from __future__ import annotations
 
 import faulthandler
+import importlib
 import json
 import os
 import signal
@@ -20,7 +21,13 @@ import crash_programs
 LIMIT = 60
 
 
+def programs(order: dict[str, Any]) -> Any:
+    """Those for where the database of this order is. Drivers are only imported for who needs them."""
+    return importlib.import_module("crash_servers") if "url" in order else crash_programs
+
+
 def start(order: dict[str, Any]) -> int:
+    programs(order)  # before it is forked, so that it is imported once
     pid = os.fork()
     if pid:
         return pid
@@ -37,7 +44,7 @@ def start(order: dict[str, Any]) -> int:
         signal.alarm(LIMIT)
         if (fault := order.pop("fault", None)) is not None:
             order["fault"] = tuple(fault)
-        crash_programs.run(folder, **order)
+        programs(order).run(folder, **order)
         code = 0
     except BaseException:
         traceback.print_exc()

@@ -16,7 +16,10 @@ from crash_field import Field, Tally
 from crash_world import World, read
 from test_crash_points import row
 
-pytestmark = pytest.mark.crash
+pytestmark = [
+    pytest.mark.only("sqlite", "processes that die at any moment, in a file; the storm does it to servers"),
+    pytest.mark.crash,
+]
 
 SEED = 20
 ROUNDS = 20

@@ -62,7 +62,7 @@ Hunter: TypeAlias = Callable[[Mutant], str]
 def stores_of(mutant: Mutant) -> tuple[str, ...]:
     """Where the simulation can see it: SQL only on SQLite, the rest on the model, which is faster, and there."""
     for fault in mutant.faults:
-        if isinstance(fault, Statement | Table) or fault.where.startswith("store.sqlite"):
+        if isinstance(fault, Statement | Table) or fault.where.startswith(("store.sqlite", "store.relational")):
             return ("sqlite",)
     return ("model", "sqlite")
 

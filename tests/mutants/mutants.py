@@ -294,6 +294,15 @@ def _takes_its_write_along(awaiting: Any) -> Any:
     return planted
 
 
+def _by_the_time_of_the_beginning(statements: Any) -> Any:
+    """The time of a PostgreSQL transaction is when it began, however long it has waited for a lock."""
+
+    def planted(schema: str) -> dict[str, str]:
+        return {name: text.replace("clock_timestamp()", "now()") for name, text in statements(schema).items()}
+
+    return planted
+
+
 # -- the list --------------------------------------------------------------------------------------------------------
 
 
@@ -431,7 +440,7 @@ _add(
 )
 _add(
     "worker's own clock judges leases",
-    Patch("store.sqlite:SqliteStore._expire", _has_a_time_of_its_own),
+    Patch("store.relational:Relational._expire", _has_a_time_of_its_own),
     tests=(_STORE + "leases_are_judged_by_the_databases_clock_also_after_it_was_set_back",),
 )
 _add(
@@ -491,7 +500,7 @@ _add(
 )
 _add(
     "leases judged after the database was locked",
-    Code("store.sqlite:SqliteStore._expire", ("tx.waited > sweep.patience", "False")),
+    Code("store.relational:Relational._expire", ("tx.waited > sweep.patience", "False")),
     tests=(_STORE + "nobody_judges_leases_after_waiting_too_long_for_the_right_to_write",),
 )
 _add(
@@ -516,7 +525,7 @@ _add(
 )
 _add(
     "claim played again without giving back what it got",
-    Code("store.sqlite:SqliteStore._claim", ("if tx.replay and order.known is not None:", "if False:")),
+    Code("store.relational:Relational._claim", ("if tx.replay and order.known is not None:", "if False:")),
     tests=(_STORE + "a_claim_played_again_gives_the_same_run_of_the_key",),
 )
 _add(
@@ -691,18 +700,18 @@ _add(
 )
 _add(
     "id made inside a retry",
-    Patch("store.sqlite:SqliteStore.trigger", _makes_ids_anew),
+    Patch("store.relational:Relational.trigger", _makes_ids_anew),
     tests=(_LINE + "a_commit_without_an_answer_is_played_again_and_counts_once[thread-it happened]",),
 )
 _add(
     "end whose answer was lost taken for a lost lease",
-    Code("store.sqlite:SqliteStore.finish", ("before = state ==", "before = None ==")),
+    Code("store.relational:Relational.finish", ("before = state ==", "before = None ==")),
     tests=(_STORE + "a_finish_repeated_after_a_lost_answer_is_accepted",),
 )
 _add(
     "end of a successor taken for one's own",
     Code(
-        "store.sqlite:SqliteStore.finish",
+        "store.relational:Relational.finish",
         ("before = state == (e.lease.generation, wanted, None)", "before = state and state[1:] == (wanted, None)"),
     ),
     tests=(_STORE + "many_endings_in_one_call_are_answered_in_order",),
@@ -852,7 +861,7 @@ _add(
 )
 _add(
     "limit of a job not asked for",
-    Code("store.sqlite:SqliteStore._lease", ("if order.limits:", "if False:")),
+    Code("store.relational:Relational._lease", ("if order.limits:", "if False:")),
     tests=(_STORE + "a_limit_counts_the_leased_runs_of_a_job_over_workers_and_queues",),
 )
 _add(
@@ -869,4 +878,91 @@ _add(
     "deadline that nobody looks at",
     Statement("pass_deadlines", "deadline_at <= ?1 and", "false and"),
     tests=(_STORE + "a_run_that_has_not_ended_at_its_deadline_has_timed_out_whatever_it_does",),
+)
+
+
+# -- transactions of steps ---------------------------------------------------------------------------------------------
+
+_WRITTEN = "engine.transactions:Transaction._written"
+_TRANSACTION = "engine/test_step_transaction.py::test_"
+_add(
+    "checkpoint of a transaction in a second one",
+    Code(_WRITTEN, ("if result.error is not None:", "if True:")),
+    Code("engine.transactions:Transaction._once", ("if kept[0].is_saved:", "if kept[0].error is None:")),
+    tests=(_TRANSACTION + "s2_a_checkpoint_that_is_refused_undoes_the_rows[async]",),
+    crash=("transaction", "after", "I4"),
+)
+_add(
+    "transaction without a look at the lease",
+    Code(_WRITTEN, ("if lost:", "if False:")),
+    tests=(_TRANSACTION + "s2_without_the_lease_nothing_is_called[async]",),
+)
+_add(
+    "transaction committed without its checkpoint",
+    Code(_WRITTEN, ("if not next(", "if False and not next(")),
+    tests=(_TRANSACTION + "s2_a_checkpoint_that_is_refused_undoes_the_rows[async]",),
+)
+_add(
+    "transaction made again without reading back",
+    Code("engine.transactions:Transaction._is_there", ("pause = _FIRST_PAUSE", "return False")),
+    tests=(_TRANSACTION + "s1_a_commit_that_happened_without_an_answer_is_found_and_counts[async]",),
+)
+_add(
+    "transaction taken for one that came before it",
+    Code("engine.transactions:Transaction._result", ("max(self._engine.clock.now(), began + 1)", "began")),
+    tests=(_TRANSACTION + "s1_a_commit_that_is_only_seen_later_keeps_another_call_from_counting",),
+)
+_add(
+    "statement after the transaction has rolled back by itself",
+    Code("store.sqlite_shared:SharedConnection._judge", ("elif not self.in_transaction:", "elif False:")),
+    tests=(
+        "engine/test_step_transaction_sqlite.py::test_a_statement_that_rolls_back_by_itself_leaves_nothing[swallowed]",
+    ),
+)
+
+
+# -- several writers ---------------------------------------------------------------------------------------------------
+
+_HELD = "store/test_held_transactions.py::test_"
+_POSTGRES = "store/test_postgres_place.py::test_"
+_add(
+    "row lock dropped",
+    Code("store.several_writers:SeveralWriters._lock", ("if runs:", "if False:")),
+    tests=(_HELD + "a_checkpoint_that_is_held_across_a_takeover_is_read_by_whoever_takes_over[without a key-postgresql-in a round]",),
+)
+_add(
+    "now() for clock_timestamp()",
+    Patch("store.postgres:statements", _by_the_time_of_the_beginning),
+    tests=(_POSTGRES + "what_waited_for_a_lock_is_judged_by_the_time_after_it",),
+)
+_add(
+    "commit cancelled",
+    Code(
+        "store.postgres:PostgresStore.commit",
+        ('raise StoreUnavailable(f"{self.name}: {connection', 'raise StoreError(f"{self.name}: rolled back, {connection'),
+    ),
+    tests=(_POSTGRES + "a_commit_that_was_told_to_wait_no_longer_is_not_taken_for_a_rollback",),
+)
+
+
+# -- what other processes are told -------------------------------------------------------------------------------------
+
+_add(
+    "LISTEN after read",
+    Code("store.postgres_watch:PostgresWatch._connect", ("        self._listen(link)\n", "")),
+    Code(
+        "store.postgres_watch:PostgresWatch._sleep",
+        (
+            "        with selectors",
+            "        if self.connection is not None and not self._listens:\n"
+            "            self._listen(self.connection)\n"
+            "        with selectors",
+        ),
+    ),
+    tests=("store/test_postgres_watch.py::test_who_listens_again_listens_before_it_reads",),
+)
+_add(
+    "who is told of changes never looks for them",
+    Code("engine.watcher:Watcher._patience", ("min(self._polling, _WAITING_TOLD)", "3600.0")),
+    tests=("processes/test_notifications.py::test_w1_who_waits_without_any_notification_is_answered",),
 )

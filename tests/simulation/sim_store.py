@@ -40,10 +40,11 @@ if TYPE_CHECKING:
 WRITES = (
     "renew_leases", "delete", "drop_outputs", "save_progress", "save_logs", "save_attempts", "save_steps", "finish",
     "recall", "cancel", "trigger", "trigger_many", "expire", "pass_deadlines", "claim",
+    "check_in", "check_out", "forget_workers",
 )  # fmt: skip
 READS = (
     "find_runs", "find_steps", "find_attempts", "failed_tries", "find_logs", "has_claimable", "lost_leases", "ended",
-    "find_old", "follow", "step_marks", "marked_steps", "logs_after",
+    "find_old", "follow", "step_marks", "marked_steps", "logs_after", "find_workers",
 )  # fmt: skip
 
 
@@ -65,7 +66,7 @@ class ModelTables(Tables):
     def copy(self) -> ModelTables:
         return ModelTables(
             dict(self.runs), dict(self.steps), dict(self.attempts), dict(self.logs), dict(self.progress),
-            dict(self.holders), dict(self.dropped), dict(self.due),
+            dict(self.holders), dict(self.dropped), dict(self.workers), dict(self.due),
         )  # fmt: skip
 
 
@@ -271,7 +272,7 @@ class SqliteDatabase(SqliteStore):
         self._seen_mark = None
 
 
-_TABLES = ("runs", "labels", "progress", "steps", "step_attempts", "logs", "waits", "signals", "keys")
+_TABLES = ("runs", "labels", "progress", "steps", "step_attempts", "logs", "waits", "signals", "keys", "workers")
 
 
 def _same(before: Any, now: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import sqlite3
 import tempfile
 import threading
 import uuid
@@ -125,6 +126,23 @@ def test_steps_inside_steps_pass() -> None:
     report = crash_at_every_step(nested)
     report.raise_if_bad()
     assert report.kills == 13
+
+
+def test_rows_of_step_transactions_are_there_once_whatever_dies() -> None:
+    def put(connection: sqlite3.Connection) -> int:
+        connection.execute("create table if not exists charges (id integer primary key)")
+        connection.execute("insert into charges default values")
+        count: int = connection.execute("select count(*) from charges").fetchone()[0]
+        return count
+
+    @job
+    async def buy(step: Step) -> list[int]:
+        return [await step.transaction(f"put-{number}", put) for number in range(3)]
+
+    report = crash_at_every_step(buy)
+    assert report.problems == []
+    assert report.kills_of == {"put-0": 2, "put-1": 2, "put-2": 2, "(end of the run)": 1}
+    assert report.reruns_of == {"put-0": 1, "put-1": 1, "put-2": 1}
 
 
 def test_values_that_change_from_run_to_run_are_noted_and_no_problem() -> None:

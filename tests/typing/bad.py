@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from typing import Any
 
 from holdfast import Call, Holdfast, Job, Reply, Retry, Run, Step, SyncStep
@@ -143,6 +144,14 @@ async def results() -> None:
 # -- steps --------------------------------------------------------------------------------------------------
 
 
+def write(connection: sqlite3.Connection, name: str) -> int:
+    return 1
+
+
+def nothing() -> int:
+    return 1
+
+
 async def steps(step: Step) -> None:
     await step.run("a", read)  # E missing path
     await step.run("a", read, 1)  # E
@@ -152,6 +161,11 @@ async def steps(step: Step) -> None:
     x: int = await step.run("a", read, "x")  # E
     y: int = await step.run("a", fetch, "x")  # E
     step.run("a", read, "x").append("y")  # E await forgotten
+    await step.transaction("a", write)  # E missing name
+    await step.transaction("a", write, 1)  # E
+    await step.transaction("a", write, "x", nme="y")  # E
+    z: str = await step.transaction("a", write, "x")  # E
+    await step.transaction("a", nothing)  # E no connection
     await asyncio.gather(read("x"))  # E no coroutine
     p, q, r = await asyncio.gather(step.run("a", read, "x"), step.run("b", fetch, "y"))  # E two values
     step.progress("half")  # E
@@ -172,6 +186,8 @@ def sync_steps(step: SyncStep) -> None:
     step.run("a", fetch, 1)  # E
     x: int = step.run("a", read, "x")  # E
     y: list[int] = step.run("a", read, "x")  # E
+    step.transaction("a", write, 1)  # E
+    z: str = step.transaction("a", write, "x")  # E
 
 
 async def wrong_await(step: SyncStep) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -200,6 +201,10 @@ def count(path: str, *, name: str = "") -> int:
     return 1
 
 
+def write(connection: sqlite3.Connection, name: str, *, twice: bool = False) -> int:
+    return 1
+
+
 async def fetch(path: str, signal: AbortSignal | None = None) -> Table:
     return Table(1)
 
@@ -216,6 +221,8 @@ async def steps(step: Step, client: Client) -> None:
     assert_type(await step.run("sync", count, "a"), int)
     assert_type(await step.run("named", count, "a", name="b"), int)
     assert_type(await step.run("async", fetch, "a"), Table)
+    assert_type(await step.transaction("write", write, "a"), int)
+    assert_type(await step.options(timeout=1).transaction("write", write, "a", twice=True), int)
     assert_type(await step.run("method", client.get, "a"), list[str])
     assert_type(await step.run("async-method", client.post, "a", body=b""), bool)
     assert_type(await step.run("builtin", len, "abc"), int)
@@ -237,6 +244,7 @@ async def steps(step: Step, client: Client) -> None:
 
 
 def sync_steps(step: SyncStep, client: Client) -> None:
+    assert_type(step.transaction("write", write, "a"), int)
     assert_type(step.run("sync", count, "a", name="b"), int)
     assert_type(step.run("async", fetch, "a"), Table)
     assert_type(step.run("method", client.get, "a"), list[str])
