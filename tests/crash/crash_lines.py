@@ -6,6 +6,7 @@ well, as a network does that loses an answer.
 
 from __future__ import annotations
 
+import importlib
 import os
 import threading
 from collections.abc import Callable
@@ -16,6 +17,19 @@ from crash_wire import FENCED, Wire
 from crash_world import SESSIONS, World
 
 T = TypeVar("T")
+
+#: What every child needs is imported once, before they are forked.
+_NEEDED = {
+    "postgres": (
+        "psycopg",
+        "holdfast.store.postgres",
+        "holdfast.store.postgres_shared",
+        "holdfast.store.postgres_watch",
+    ),
+    "mariadb": ("pymysql", "holdfast.store.mysql", "holdfast.store.mysql_shared"),
+}
+for _name in _NEEDED.get(os.environ.get("HOLDFAST_TEST_ON", ""), ()):
+    importlib.import_module(_name)
 
 #: How statements begin that open a connection, find out about the tables, or make them.
 _OPENING = (

@@ -191,10 +191,11 @@ class Child:
         """Rows of the user's, which can be undone, and nothing else."""
         self._tell(step, "begin", "pay")
         step.log.info("paying")
-        execute, table, mark = connection.execute, "charges", "?"
         if isinstance(self.wire, Line):
             execute, mark = connection.cursor().execute, "%s"
             table = f"{self.wire.schema}.charges".removeprefix(".")
+        else:
+            execute, mark, table = connection.execute, "?", "charges"
         if not isinstance(self.wire, MariadbLine):  # there it is made before: making it would commit
             execute(f"create table if not exists {table} (run text, part integer, value integer)")
         for part in range(2):

@@ -923,12 +923,14 @@ _add(
 
 # -- several writers ---------------------------------------------------------------------------------------------------
 
-_HELD = "store/test_held_transactions.py::test_"
+_HELD = (
+    "store/test_held_transactions.py::test_a_checkpoint_that_is_held_across_a_takeover_is_read_by_whoever_takes_over"
+)
 _POSTGRES = "store/test_postgres_place.py::test_"
 _add(
     "row lock dropped",
     Code("store.several_writers:SeveralWriters._lock", ("if runs:", "if False:")),
-    tests=(_HELD + "a_checkpoint_that_is_held_across_a_takeover_is_read_by_whoever_takes_over[without a key-postgresql-in a round]",),
+    tests=(_HELD + "[without a key-postgresql-in a round]",),
 )
 _add(
     "now() for clock_timestamp()",
@@ -939,7 +941,7 @@ _add(
     "commit cancelled",
     Code(
         "store.postgres:PostgresStore.commit",
-        ('raise StoreUnavailable(f"{self.name}: {connection', 'raise StoreError(f"{self.name}: rolled back, {connection'),
+        ("raise StoreUnavailable(", "raise StoreError("),
     ),
     tests=(_POSTGRES + "a_commit_that_was_told_to_wait_no_longer_is_not_taken_for_a_rollback",),
 )

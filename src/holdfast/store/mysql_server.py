@@ -9,7 +9,7 @@ from ..basis.clock import Clock, SystemClock
 from ..basis.errors import SchemaError, StoreError, StoreUnavailable, ValidationError
 from .base import LentTransaction, PlayAgain, SharedTransaction, Store, Tx
 from .lent_mysql import MysqlLent
-from .mysql_place import AGAIN, REFUSED, Limits, Link, address, code_of, meaning
+from .mysql_place import AGAIN, REFUSED, Address, Limits, Link, address, code_of, meaning
 from .mysql_words import NOW, SQL, filled, quoted, rows_of
 from .schema import AWAY, Schema, away, statements
 
@@ -34,11 +34,11 @@ class MysqlServer(Store):
         lock_timeout: float = 10.0,
         schema: Schema | None = None,
     ) -> None:
-        self.address = address(url)
-        self.name = self.address.name
+        self.address: Address = address(url)
+        self.name: str = self.address.name
         self.clock: Clock = clock or SystemClock()
         self.schema: Schema = schema or Schema.load("mysql")
-        self.limits = Limits(lock=lock_timeout, statement=30.0, idle=min(10.0, lease / 2))
+        self.limits: Limits = Limits(lock=lock_timeout, statement=30.0, idle=min(10.0, lease / 2))
         # A clock that is turned by hand must be everybody's.
         self._turned = not isinstance(self.clock, SystemClock)
         self._known: str | None = None

@@ -19,7 +19,7 @@ from .base import ClaimOrder, LentTransaction, Old, PlayAgain, SharedTransaction
 from .lending import Lent
 from .postgres_listing import listing, question
 from .postgres_moving import PostgresMovable
-from .postgres_place import AGAIN, Limits, Link, address, meaning
+from .postgres_place import AGAIN, Address, Limits, Link, address, meaning
 from .postgres_statements import NOW, as_json, qualified, statements
 from .postgres_telling import PostgresTelling
 from .schema import AWAY, Schema, away
@@ -52,11 +52,11 @@ class PostgresStore(PostgresTelling, PostgresMovable):
         lock_timeout: float = 10.0,
         schema: Schema | None = None,
     ) -> None:
-        self.address = address(url)
-        self.name = self.address.name
+        self.address: Address = address(url)
+        self.name: str = self.address.name
         self.clock: Clock = clock or SystemClock()
         self.schema: Schema = schema or Schema.load("postgres")
-        self.limits = Limits(lock=lock_timeout, statement=30.0, idle=min(10.0, lease / 2))
+        self.limits: Limits = Limits(lock=lock_timeout, statement=30.0, idle=min(10.0, lease / 2))
         # A clock that is turned by hand must be everybody's.
         self._turned = not isinstance(self.clock, SystemClock)
         self._sql = statements(self.address.schema)

@@ -171,12 +171,12 @@ class Link:
         self._to = to
         self._limits = limits
         self.read_only = read_only
-        self.pooled = bool(to.pooled)
+        self.pooled: bool = bool(to.pooled)
         self._said = 0
         self._plan_at = _PLANNED_ANEW
         self.unreplicated: str | None = None
         """What the server warned of at the last commit, if that may be lost with it."""
-        self.pg: _Connection
+        self.pg: psycopg.Connection[Any]
         self.reopen()
 
     def reopen(self) -> None:
@@ -227,7 +227,7 @@ class Link:
 
     def _prepare(self) -> None:
         pg = self.pg
-        self.cursor = pg.cursor()
+        self.cursor: psycopg.Cursor[Any] = pg.cursor()
         self._execute: Any = self.cursor.execute  # which would rather have literal texts
         if pg.info.server_version < OLDEST:
             raise StoreError(f"{self._to.name}: PostgreSQL 13 or newer is needed, this is {pg.info.server_version}.")

@@ -157,10 +157,10 @@ class SharedLink(Link):
         for name in ("int2", "int4", "int8"):
             cursor.adapters.register_loader(name, IntLoader)
         cursor.adapters.register_dumper(int, Int8BinaryDumper)
-        self.cursor = cursor
+        self.cursor: psycopg.Cursor[Any] = cursor
         self._execute = cursor.execute
         if not self.pooled and self._to.pooled is None:
-            self.pooled = self.execute("select current_setting('jit')").fetchone() != ("off",)
+            self.pooled: bool = self.execute("select current_setting('jit')").fetchone() != ("off",)
         if not self.pooled:
             self.pg.prepare_threshold = 5  # as psycopg has it; what is prepared stays in a session that others get
 
