@@ -55,9 +55,9 @@ class Jobs:
 class Holdfast(Managing):
     """Runs functions durably.
 
-    `url` says where: `sqlite:///path/to/file.db`, or `sqlite://` for a temporary file; `postgresql://…`; `mysql://…` for
-    MariaDB. Nothing is opened, started or written before the first use. As a context manager (`async with` or `with`)
-    it makes the tables, starts the worker, and stops it when left.
+    `url` says where: `sqlite:///path/to/file.db`, or `sqlite://` for a temporary file; `postgresql://…`; `mysql://…`
+    for MariaDB. Nothing is opened, started or written before the first use. As a context manager (`async with` or
+    `with`) it makes the tables, starts the worker, and stops it when left.
 
     `worker=False` makes an app that only triggers and watches. `worker="thread"` executes on a loop of its own even
     inside async code, so that blocking jobs can't stall a web server. `lease_renew_interval` is a third of the lease.

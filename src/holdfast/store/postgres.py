@@ -204,8 +204,9 @@ class PostgresStore(PostgresTelling, PostgresMovable):
             if connection.execute("select to_regnamespace($1)", (f'"{schema}"',)).fetchone() == (None,):
                 connection.say(f'create schema "{schema}"')
             if self._is_there(connection):
-                # Whoever gets this lock first does it; the others find it done.
-                connection.say(self._q("lock table holdfast_migrations in share row exclusive mode"))
+                # Whoever gets this lock first does it; the others find it done. Rounds read this table first: none that
+                # knows the older tables goes on beside it.
+                connection.say(self._q("lock table holdfast_migrations in access exclusive mode"))
             version = self.version(connection)
             self._refuse_newer(connection, version)
             lacking = self.schema.since(version)
