@@ -91,7 +91,7 @@ def lags(app: Holdfast, empty: Any, hang: Any, one: Worker) -> dict[str, list[fl
         time.sleep(0.03)
     for _ in range(10):
         run = hang.trigger().wait()
-        while app.get_run(run.id).wait().status == "pending":
+        while (seen := app.get_run(run.id).wait()) is not None and seen.status == "pending":
             time.sleep(0.01)
         asked = time.time()
         run.cancel().wait()

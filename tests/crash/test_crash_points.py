@@ -97,7 +97,7 @@ def test_no_point_of_an_operation_breaks_a_promise(crash_field: Field, name: str
     assert tally.kills + tally.left_out >= 2 * tally.points - 5
     assert tally.unanswered >= (0 if name == "open" else 1)
     assert tally.counts["faults"] >= tally.cases
-    assert tally.counts["checks"] > 15 * tally.cases
+    assert tally.counts["checks"] > (5 if tally.left_out else 15) * tally.cases
     for what in FORGETS.get(name, ()):
         assert tally.counts[what] >= 1
     if name.removesuffix(", inline") not in ("open", "trigger", "trigger many", "retrigger", "release", *FORGETS):
