@@ -17,7 +17,7 @@ from crash_world import World, read
 from test_crash_points import row
 
 pytestmark = [
-    pytest.mark.only("sqlite", "processes that die at any moment, in a file; the storm does it to servers"),
+    pytest.mark.only("sqlite", "a storm over one file; what a server keeps is tried point by point"),
     pytest.mark.crash,
 ]
 

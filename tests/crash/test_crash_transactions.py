@@ -28,6 +28,7 @@ from test_crash_points import row
 import servers
 
 pytestmark = [
+    pytest.mark.only("sqlite", "they choose their databases themselves"),
     pytest.mark.crash,
     pytest.mark.sampled("kill -9 in transactions: what a commit keeps is the same on every Python"),
 ]

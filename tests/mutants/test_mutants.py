@@ -51,7 +51,10 @@ def test_each_mutant_is_caught_by_its_named_test(tmp_path: Path) -> None:
     survivors = [f"{word.mutant!r} survives {word.test}" for word in words if word.failure is None]
     assert survivors == []
     assert {word.mutant for word in words} == set(MUTANTS)
-    print(f"\n{len(words)} of {len(MUTANTS)} mutants were caught by the first of their named tests")
+    unseen = [word.mutant for word in words if (word.failure or "").startswith("skipped: ")]
+    print(f"\n{len(words) - len(unseen)} of {len(MUTANTS)} mutants were caught by the first of their named tests")
+    if unseen:
+        pytest.skip(f"a named test could not run here, for want of its server: {', '.join(map(str, unseen))}")
 
 
 #: What the simulation must not miss, whatever else it is good for: those of the table of its first draft that it sees.

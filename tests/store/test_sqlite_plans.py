@@ -61,6 +61,11 @@ HOT: dict[str, tuple[Any, ...]] = {
     "find_steps": ("r1", 0, 100),
     "save_logs": (json.dumps([["r1", 1, "me", None, "info", "text", None, 1, True]]),),
     "find_logs": ("r1", 0, 100),
+    "check_in": (json.dumps([["w1", "host", 1, "[]", "[]", "1", LEASE]]), NOW),
+    "check_out": (json.dumps(["w1"]),),
+    "forget_workers": (NOW, 10, 1000),
+    "find_workers": (NOW,),
+    "leased": (),
     "follow": (json.dumps(["r1"]),),
     "step_marks": (json.dumps([["r1", 0]]),),
     "marked_steps": (json.dumps([["r1", "step", 0, 0, 1]]),),
@@ -83,7 +88,6 @@ HOT: dict[str, tuple[Any, ...]] = {
         )
     },
 }
-#: These concern workers, of which there are few.
 
 _BIG = "holdfast_(runs|steps|step_attempts|logs|labels)"
 

@@ -17,7 +17,7 @@ import pytest
 from holdfast import Holdfast
 from holdfast.model.run import NewRun, RunFilter
 from holdfast.store.sqlite import SqliteStore
-from holdfast.store.sqlite_borrowed import borrowed, refuse_other
+from holdfast.store.sqlite_borrowed import SqliteLender, refuse_other
 from holdfast.testing.clock import HandClock
 
 LONG = 60.0
@@ -300,7 +300,7 @@ def test_a_callers_own_connection_does_not_checkpoint_either(store: SqliteStore)
     with closing(store.connect()) as ours, closing(sqlite3.connect(store.path, isolation_level=None)) as theirs:
         theirs.execute("begin immediate")
         assert theirs.execute("pragma wal_autocheckpoint").fetchone() == (1000,)
-        refuse_other(borrowed(theirs, store.connect), store.path, store.database_id(ours), store.name)
+        refuse_other(SqliteLender(theirs).lend(), store.path, store.database_id(ours), store.name)
         assert theirs.execute("pragma wal_autocheckpoint").fetchone() == (0,)
 
 
@@ -338,7 +338,6 @@ def test_a_failing_upkeep_is_reported_and_harms_nobody(tmp_path: Path) -> None:
 _STRESS = """
 import sys
 from holdfast.store.sqlite import SqliteStore
-from holdfast.store.sqlite_borrowed import borrowed, refuse_other
 from holdfast.model.run import NewRun
 url, name, rounds, seed = sys.argv[1:]
 import random
