@@ -35,6 +35,8 @@ from holdfast.store.postgres import PostgresStore
 from holdfast.store.several_writers import SeveralWriters
 from holdfast.testing.clock import HandClock
 
+pytestmark = pytest.mark.sampled("what a server does is the same on every Python", every=8)
+
 LEASE = 30_000_000
 T = TypeVar("T")
 

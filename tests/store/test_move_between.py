@@ -14,6 +14,8 @@ from holdfast.model.worker import CheckIn
 from holdfast.store.base import ClaimOrder
 from holdfast.store.move import move
 
+pytestmark = pytest.mark.sampled("what a server does is the same on every Python", every=8)
+
 
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[House]:

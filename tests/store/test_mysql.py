@@ -16,6 +16,8 @@ from holdfast.store.mysql import MysqlStore
 from holdfast.testing.clock import HandClock
 from holdfast.testing.store import StoreContract
 
+pytestmark = pytest.mark.sampled("what a server does is the same on every Python", every=16)
+
 
 class TestMariaDb(StoreContract):
     names: ClassVar[Iterator[str]]

@@ -16,6 +16,8 @@ from holdfast.store.mysql import MysqlStore
 from holdfast.store.mysql_doctor import comparison, connections, durability, packets, replication, transactions
 from holdfast.testing.clock import HandClock
 
+pytestmark = pytest.mark.sampled("what a server does is the same on every Python")
+
 CHECKS = [
     "server", "durability", "replication", "packets", "connections", "clock skew", "oldest transaction", "tables",
     "comparison", "claim", "runs", "expired leases", "oldest pending run", "workers with leases", "clock", "payloads",

@@ -17,6 +17,8 @@ from holdfast.store.mysql import MysqlStore
 from holdfast.store.mysql_place import Link
 from holdfast.store.schema import Migration, Schema, statements
 
+pytestmark = pytest.mark.sampled("what a server does is the same on every Python")
+
 NOW = Schema.load("mysql")
 
 _SECOND = """

@@ -29,6 +29,8 @@ from holdfast.store.mysql_words import FRONT, LOCKED_FRONT, SQL, filled, rows_of
 from holdfast.store.opening import open_store
 from holdfast.testing.clock import HandClock
 
+pytestmark = pytest.mark.sampled("what a server does is the same on every Python", every=8)
+
 
 @pytest.fixture
 def store(mariadb_url: str) -> MysqlStore:

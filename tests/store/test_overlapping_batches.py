@@ -10,8 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import servers
 from holdfast.store.postgres import PostgresStore
+
+pytestmark = pytest.mark.sampled("what a server does is the same on every Python")
 
 SCRIPT = Path(__file__).with_name("overlapping_batches.py")
 PROCESSES = 4

@@ -20,6 +20,8 @@ from holdfast import Holdfast, SyncStep
 from holdfast.store.doctor import examine
 from holdfast.store.postgres import PostgresStore
 
+pytestmark = pytest.mark.sampled("what a server does is the same on every Python")
+
 LONG = 60
 
 

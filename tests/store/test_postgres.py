@@ -15,6 +15,8 @@ from holdfast.store.postgres import PostgresStore
 from holdfast.testing.clock import HandClock
 from holdfast.testing.store import StoreContract
 
+pytestmark = pytest.mark.sampled("what a server does is the same on every Python", every=16)
+
 
 class TestPostgres(StoreContract):
     urls: ClassVar[Iterator[str]]

@@ -25,6 +25,8 @@ from holdfast.store.postgres_doctor import (
 )
 from holdfast.testing.clock import HandClock
 
+pytestmark = pytest.mark.sampled("what a server does is the same on every Python")
+
 CHECKS = [
     "server", "durability", "replication", "connections", "clock skew", "oldest transaction", "notifications", "tables",
     "dead rows", "claim", "runs", "expired leases", "oldest pending run", "workers with leases", "clock", "payloads",

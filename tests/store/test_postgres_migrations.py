@@ -13,6 +13,8 @@ from holdfast.basis.errors import SchemaError
 from holdfast.store.postgres import PostgresStore
 from holdfast.store.schema import Migration, Schema
 
+pytestmark = pytest.mark.sampled("what a server does is the same on every Python")
+
 NOW = Schema.load("postgres")
 
 _SECOND = """

@@ -24,6 +24,8 @@ from holdfast.store.postgres import PostgresStore
 from holdfast.store.postgres_place import Link, address
 from holdfast.testing.clock import HandClock
 
+pytestmark = pytest.mark.sampled("what a server does is the same on every Python", every=8)
+
 
 @pytest.fixture
 def store(postgres_url: str) -> PostgresStore:

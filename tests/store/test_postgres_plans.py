@@ -20,6 +20,8 @@ from holdfast.store.base import ClaimOrder, Ending, Lease, StepSave
 from holdfast.store.postgres import PostgresStore
 from holdfast.testing.clock import HandClock
 
+pytestmark = pytest.mark.sampled("what a server does is the same on every Python")
+
 MANY = 4000
 LEASE = 30_000_000
 

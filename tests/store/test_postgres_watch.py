@@ -20,6 +20,8 @@ from holdfast.store.announcing import LONGEST_WORD, Gathered, heard, word
 from holdfast.store.base import ClaimOrder, Ending, Lease, Store, Tx
 from holdfast.store.watch import EVERYTHING, News, Watch
 
+pytestmark = pytest.mark.sampled("what a server does is the same on every Python", every=8)
+
 LONG = 30.0
 
 IDS = Ids(SystemClock().now)

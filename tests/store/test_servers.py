@@ -15,6 +15,8 @@ import pytest
 import servers
 from servers import KINDS, NAMES, Kind, ServerTrouble
 
+pytestmark = pytest.mark.sampled("what a server does is the same on every Python")
+
 MAKERS = {"postgres": servers.postgres, "mariadb": servers.mariadb}
 LONG = 60
 

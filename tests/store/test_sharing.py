@@ -6,6 +6,8 @@ import pytest
 
 from holdfast.store.sharing import beginning, ends_it
 
+pytestmark = pytest.mark.sampled("what a server does is the same on every Python", every=8)
+
 ENDS = [
     "commit",
     " COMMIT ;",
