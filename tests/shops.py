@@ -406,7 +406,7 @@ class Django(_Driver):
 
         if not settings.configured:
             settings.configure(DATABASES={}, USE_TZ=True)
-            django.setup()
+        django.setup()  # an example may have made the settings, and nothing else; the second time it is nothing
         one = {"ENGINE": "django.db.backends.sqlite3", "NAME": _path(self.url)}
         if not self.url.startswith("sqlite"):
             parts = _parts(self.url)

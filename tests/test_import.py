@@ -51,9 +51,9 @@ before = set(threading.enumerate())
 loaded = set(sys.modules)  # by Python and by a measurement of coverage
 sys.addaudithook(hook)
 builtins.__import__ = noting_import
-started = time.perf_counter()
+started = time.process_time()
 import MODULE
-seconds = time.perf_counter() - started
+seconds = time.process_time() - started
 watching = False
 builtins.__import__ = plain_import
 print(json.dumps({
@@ -84,8 +84,8 @@ def imported() -> dict[str, Any]:
     return _import()
 
 
-def test_importing_takes_less_than_four_tenths_of_a_second() -> None:
-    # The best of a few: a busy machine makes an import slower, never faster.
+def test_importing_takes_less_than_four_tenths_of_a_second_of_the_processor() -> None:
+    # Of the processor, and the best of a few: a busy machine makes an import slower, never faster.
     taken: list[float] = []
     while len(taken) < ATTEMPTS and (not taken or min(taken) >= SECONDS):
         taken.append(_import()["seconds"])

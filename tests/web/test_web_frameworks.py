@@ -81,8 +81,11 @@ def in_flask() -> Iterator[Ask]:
 
 @contextlib.contextmanager
 def in_django() -> Iterator[Ask]:
+    from django.conf import settings
     from django.test import Client
+    from django.utils.functional import empty
 
+    settings._wrapped = empty  # another test of this process may have had settings of its own
     example = load("django_app")
 
     def ask(method: str, path: str, body: Any = "", key: str | None = None) -> Answer:

@@ -72,9 +72,13 @@ def _mode_in_header(path: str) -> str:
 def _open(path: str, *, immutable: bool) -> sqlite3.Connection:
     uri = f"{Path(path).as_uri()}?mode=ro{'&immutable=1' if immutable else ''}"
     connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5.0, factory=Connection)
-    connection.text_factory = lenient
-    connection.execute("pragma query_only = on")
-    connection.execute("select count(*) from sqlite_master").fetchone()
+    try:
+        connection.text_factory = lenient
+        connection.execute("pragma query_only = on")
+        connection.execute("select count(*) from sqlite_master").fetchone()
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
