@@ -37,6 +37,8 @@ def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     # Pyright does not look for `py.typed` where an editable installation points to.
     environment["PYTHONPATH"] = str(Path(holdfast.__file__).parents[1])
     environment.pop("MYPYPATH", None)
+    # By this it finds what is installed beside this Python, whether or not the environment is activated.
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
     return subprocess.run(
         [sys.executable, "-m", *command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=SECONDS
     )
