@@ -40,7 +40,7 @@ def move(
             def told(what: str, table: str, done: int, total: int) -> None:
                 bar.show(what, done, total, f"{table}: {done:,} / {total:,}")
 
-            moved = move_house(*stores, dry_run=dry_run, told=told)  # type: ignore[arg-type]
+            moved = move_house(*stores, dry_run=dry_run, told=told)  # type: ignore[arg-type]  # looked at above
     finally:
         here.stop().wait()
         there.stop().wait()

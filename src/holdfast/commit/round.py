@@ -81,13 +81,7 @@ class Rounds:
         return trouble
 
     def _announce(self, answers: list[Answer]) -> None:
-        for ticket, value, _ in answers:  # answers of a round are tickets, though the type says reply
-            if (then := ticket.then) is not None:  # type: ignore[attr-defined]
-                try:
-                    then(value)
-                except Exception:
-                    _log.exception("after %s", ticket._what)
-        answer(answers)
+        announce(answers)
 
     def refuse(self, tickets: Sequence[Ticket[Any]], error: BaseException) -> BaseException | None:
         """Answer with this error, each with its own. Returns it if the database itself is in trouble."""
@@ -177,6 +171,17 @@ class Rounds:
         if self.connection is not None:
             self.store.disconnect(self.connection)
             self.connection = None
+
+
+def announce(answers: Sequence[Answer]) -> None:
+    """Say what was committed: to the engine, then to whoever waits. The replies of these answers are tickets."""
+    for ticket, value, _ in answers:
+        if (then := ticket.then) is not None:  # type: ignore[attr-defined]  # the type of answers says reply
+            try:
+                then(value)
+            except Exception:
+                _log.exception("after %s", ticket._what)
+    answer(answers)
 
 
 def _log_trouble(error: BaseException) -> None:

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 from ..basis.errors import DefinitionError, HoldfastError, SchemaError, StoreClosed, StoreUnavailable
 from ..commit.forks import inside
 from ..commit.reply import Answer, Reply, answer, no_waiting
+from ..commit.round import announce
 from ..commit.ticket import ORDER, Ticket
 from ..model.step import StepKey, StepRow
 from ..store.base import PlayAgain, SharedTransaction, StepMark, StepSave, Tx
@@ -207,10 +208,7 @@ class Transaction:
             return result
         if unanswered is not None and not self._is_there(result.row):
             return self._not_there(tickets, unanswered)
-        for ticket, value, _ in answers:
-            if ticket.then is not None:  # type: ignore[attr-defined]
-                ticket.then(value)  # type: ignore[attr-defined]
-        answer(answers)
+        announce(answers)
         return result
 
     def _meant(self, error: Exception) -> Exception:

@@ -215,7 +215,7 @@ class MysqlStore(SeveralWriters, MysqlServer, MysqlMovable):
         rows = [(run.id, key, value) for run in runs for key, value in from_json(run.labels).items()]
         self._change(tx.connection, "insert_labels", rows)
 
-    def _take(self, tx: Tx, verb: str, wanted: Sequence[Any], many: int, order: ClaimOrder) -> list[Any]:  # noqa: ARG002
+    def _take(self, tx: Tx, verb: str, wanted: Sequence[Any], many: int, order: ClaimOrder) -> list[Any]:  # noqa: ARG002 - room is in `wanted`
         """The first `many` in claim order, leased."""
         if not wanted or many <= 0:
             return []

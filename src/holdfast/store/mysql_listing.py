@@ -41,7 +41,8 @@ def listing(filter: RunFilter) -> tuple[str, list[Any]]:
     text, walked, labels = f"select {_READ_COLUMNS} from holdfast_runs as r where true", "r.id", filter.labels
     status = "status"
     if labels:
-        (key, value), *labels = labels  # type: ignore[assignment]
+        key, value = labels[0]
+        labels = labels[1:]
         text = f"""select {_READ_COLUMNS} from holdfast_labels as l straight_join holdfast_runs as r on r.id = l.run_id
           where l.`key` = {values.is_(key)} and l.value = {values.is_(value)}"""
         walked = "l.run_id"

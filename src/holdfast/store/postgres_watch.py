@@ -40,7 +40,7 @@ class PostgresWatch(Watch):
         self._listens = False
 
     @property
-    def pace(self) -> Pace:  # type: ignore[override]
+    def pace(self) -> Pace:  # type: ignore[override]  # only read by who watches
         return "told" if self._listens and self.connection is not None else "looks"
 
     def changed(self) -> News | None:
