@@ -632,7 +632,7 @@ def test_many_subscriptions_cost_a_look_a_handful_of_statements(house: House, ga
     connection = app._engine.store.connect(read_only=True)
     asked = databases.statements_of(connection)
     app._engine.subscriptions.look(connection)
-    assert len(asked) <= 2  # how they stand, and whether there are new steps
+    assert len(asked) <= 4  # of one moment: how they stand, and whether there are new steps
     house.sql(
         "insert into holdfast_steps (run_id, name, occurrence, position, status, attempt, generation, output, "
         "started_at, completed_at) select id, 'a', 0, 0, 'completed', 0, 1, '1', 1, 2 from holdfast_runs"
@@ -643,7 +643,7 @@ def test_many_subscriptions_cost_a_look_a_handful_of_statements(house: House, ga
     )
     asked.clear()
     app._engine.subscriptions.look(connection)
-    assert len(asked) <= 4
+    assert len(asked) <= 6
     app._engine.store.disconnect(connection)
     for one in subscriptions:
         assert [next(one).type for _ in range(2)] == ["log:write", "step:complete"]

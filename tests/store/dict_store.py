@@ -7,6 +7,8 @@ before, and rolling back is forgetting.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from holdfast.basis.clock import Clock
 from holdfast.basis.errors import SchemaError
@@ -62,6 +64,12 @@ class DictStore(OneByOne):
 
     def rollback(self, tx: Tx) -> None:
         tx.connection.writing = None
+
+    @contextmanager
+    def moment(self, connection: Connection) -> Iterator[None]:
+        connection.writing = self.committed
+        yield
+        connection.writing = None
 
     def close(self) -> None:
         self.committed = None

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..basis.errors import StoreClosed, WouldDeadlock
 from ..commit.reply import Reply, answer, may_wait
 from ..model.event import Event
 from ..model.run import RunFilter, RunRow
-from ..store.base import StepMark
+from ..store.base import StepMark, Store
 from .subscription import Subscription
 from .trail import Found, Wanted
 
@@ -126,6 +126,11 @@ class Subscriptions:
         if not run_ids:
             return False
         store = self.engine.store
+        # What is committed between two questions would be seen in half: a step without the lines before it.
+        with store.moment(connection):
+            return self._look(store, connection, run_ids)
+
+    def _look(self, store: Store, connection: Any, run_ids: Sequence[str]) -> bool:
         states = store.follow(connection, run_ids)
         asking: list[tuple[Subscription, Wanted]] = []
         for run_id in run_ids:

@@ -19,7 +19,8 @@ Long because the whole conversation is here, with what each word of it promises:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
@@ -400,6 +401,11 @@ class Store(ABC):
         sooner. Errors are reported and change nothing for anybody.
         """
         return True
+
+    @contextmanager
+    def moment(self, connection: Any) -> Iterator[None]:  # noqa: ARG002 - for stores with transactions
+        """Within it all reads of a reading connection see the same moment. What it raises is the driver's."""
+        yield
 
     def reset_after_fork(self) -> None:
         """In the child: locks may be held by threads that do not exist here."""

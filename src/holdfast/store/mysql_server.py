@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pymysql
 from pymysql.constants import ER
 
@@ -99,6 +102,16 @@ class MysqlServer(Store):
                 link.do("rollback")
             except pymysql.Error:
                 link.close()
+
+    @contextmanager
+    def moment(self, connection: Link) -> Iterator[None]:
+        connection.ask(
+            "set transaction isolation level repeatable read; start transaction with consistent snapshot, read only"
+        )
+        try:
+            yield
+        finally:
+            self._roll_back(connection)
 
     def close(self) -> None:
         return

@@ -7,7 +7,8 @@ locked when.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -153,6 +154,14 @@ class PostgresStore(PostgresTelling, PostgresMovable):
         if tx.replay:
             self._find(tx.connection, "leave_a_mark")
         super().lock(tx, batches)
+
+    @contextmanager
+    def moment(self, connection: Link) -> Iterator[None]:
+        connection.say("begin isolation level repeatable read, read only")
+        try:
+            yield
+        finally:
+            self._roll_back(connection)
 
     def close(self) -> None:
         return

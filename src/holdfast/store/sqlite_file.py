@@ -17,6 +17,8 @@ import tempfile
 import threading
 import urllib.parse
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..basis.clock import Clock, SystemClock
@@ -223,6 +225,18 @@ class SqliteFile(Store):
         with contextlib.suppress(sqlite3.Error):
             if tx.connection.in_transaction:
                 tx.connection.execute("rollback")
+
+    @contextmanager
+    def moment(self, connection: FileConnection) -> Iterator[None]:
+        if connection.in_transaction:  # the only connection to a database in memory
+            yield
+            return
+        connection.execute("begin")
+        try:
+            yield
+        finally:
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("rollback")
 
     def close(self) -> None:
         if self._only is not None:

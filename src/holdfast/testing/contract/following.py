@@ -23,6 +23,24 @@ class FollowingContract(StoreBench):
         }
         assert self.store.follow(self.connection, []) == {}
 
+    def test_within_a_moment_nothing_changes(self) -> None:
+        lease = self.lease()
+        reader = self.store.connect(read_only=True)
+
+        def seen() -> tuple[int, int]:
+            follow = self.store.follow(reader, [lease.run_id])[lease.run_id]
+            return follow.last_log, len(self.store.step_marks(reader, [(lease.run_id, 0)]))
+
+        with self.store.moment(reader):
+            before = seen()
+            with self.tx() as tx:
+                self.store.save_logs(tx, [self.line(lease)])
+                self.store.save_steps(tx, [self.step(lease)])
+            assert seen() == before == (0, 0)
+        line, steps = seen()
+        assert (line > 0, steps) == (True, 1)
+        self.store.disconnect(reader)
+
     def test_new_steps_are_found_by_their_marks_and_then_read(self) -> None:
         first, second = self.lease("first"), self.lease("second")
         saves = [self.step(first, f"s{n}", position=n, output=str(n)) for n in range(5)]
