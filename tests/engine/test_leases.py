@@ -333,6 +333,72 @@ def test_a_lease_that_is_over_by_our_own_clock_stops_the_run_whatever_the_databa
     assert house.column(run_id, "status") == "leased"
 
 
+def test_who_renews_may_wait_for_a_server_that_says_nothing_and_the_run_is_stopped_in_time(house: House) -> None:
+    house.app.init().wait(LONG)
+    house.begin(house.hold)
+    house.app._engine.watcher.stop()
+    house.app._engine.committer.gate = threading.Event()
+    connect, waits, answer = house.store.connect, threading.Event(), threading.Event()
+
+    def say_nothing(**how: Any) -> Any:
+        if threading.current_thread().name == "holdfast-leases":
+            waits.set()
+            assert answer.wait(LONG)
+        return connect(**how)
+
+    house.store.connect = say_nothing  # type: ignore[method-assign]
+    house.clock.advance(LEASE / 3)
+    steps = iter(range(15))
+
+    def asks() -> bool:
+        if next(steps, None) is not None:
+            house.clock.advance(1)
+        return waits.is_set()
+
+    until(asks, "a renewal beside the line")
+    house.clock.advance(LEASE)
+    until(lambda: house.reasons, "the abort")
+    assert house.reasons == ["lease-lost"]
+    answer.set()
+
+
+def test_after_an_outage_work_is_claimed_at_the_next_look_however_long_it_was(house: House) -> None:
+    begin, out = house.store.begin, threading.Event()
+
+    def refuse(connection: Any) -> Tx:
+        if out.is_set():
+            raise StoreUnavailable("the server is being moved")
+        return begin(connection)
+
+    house.store.begin = refuse  # type: ignore[method-assign]
+    polling = house.app._engine.options.polling_interval
+    house.app.init().wait(LONG)
+    worker = house.app._engine.worker
+    assert worker is not None
+    out.set()
+
+    def is_long() -> bool:
+        house.clock.advance(polling / 2)
+        return worker._not_before - house.clock.steady() > 3 * polling
+
+    until(is_long, "long pauses between two claims")
+    out.clear()
+    house.hold.trigger().wait(LONG)
+    until(lambda: not house.app._engine.committer.backlog)
+
+    def looks() -> bool:
+        looked = worker._tick
+        house.clock.advance(polling / 20)  # so that every timer has its turn
+        return worker._tick is not looked
+
+    before = house.clock.steady()
+    until(looks, "the next look")
+    until(looks, "the one after it")
+    assert house.began.wait(LONG)
+    assert house.clock.steady() - before < 3 * polling
+    house.go.set()
+
+
 # -- taking over -------------------------------------------------------------------------------------------------
 
 

@@ -173,7 +173,7 @@ def test_a_session_waits_for_nothing_for_ever(mariadb_url: str) -> None:
     store.migrate()
     link = store.open()
     names = ("innodb_lock_wait_timeout", "lock_wait_timeout", "max_statement_time", "idle_transaction_timeout")
-    assert [setting(link, name) for name in names] == [3, 3, 30.0, 2]
+    assert [setting(link, name) for name in names] == [3, 3, 5.0, 2]
     store.disconnect(link)
 
 
@@ -287,9 +287,8 @@ def over(line: Line, store: MysqlStore, statement: float = 1.0) -> MysqlStore:
 
 @pytest.mark.parametrize("how", ["mute", "trickle"])
 def test_a_server_that_does_not_answer_is_given_up_and_its_connection_left(
-    store: MysqlStore, line: Line, how: str, monkeypatch: pytest.MonkeyPatch
+    store: MysqlStore, line: Line, how: str
 ) -> None:
-    monkeypatch.setattr(mysql_place, "GRACE", 0.5)
     distant = over(line, store)
     link = distant.open()
     trigger(distant, link, "before")
@@ -309,7 +308,6 @@ def test_a_server_that_does_not_answer_is_given_up_and_its_connection_left(
 def test_a_commit_without_an_answer_is_read_back(
     store: MysqlStore, line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mysql_place, "GRACE", 0.5)
     distant = over(line, store)
     commit = distant.commit
 

@@ -21,7 +21,8 @@ from holdfast.model.run import NewRun, RunFilter
 from holdfast.store.base import PlayAgain, Tx
 from holdfast.store.opening import open_store
 from holdfast.store.postgres import PostgresStore
-from holdfast.store.postgres_place import Link, address
+from holdfast.store.postgres_place import Limits, Link, address
+from holdfast.store.schema import Schema
 from holdfast.testing.clock import HandClock
 
 pytestmark = pytest.mark.sampled("what a server does is the same on every Python", every=8)
@@ -32,6 +33,23 @@ def store(postgres_url: str) -> PostgresStore:
     store = PostgresStore(postgres_url)
     store.migrate()
     return store
+
+
+def test_a_migration_may_take_longer_than_any_statement(postgres_url: str) -> None:
+    store = PostgresStore(postgres_url)
+    store.limits = store.limits._replace(statement=0.3)
+    store.schema = Schema(f"{store.schema.fresh}; select pg_sleep(1);", store.schema.migrations)
+    assert store.migrate()
+
+
+def test_what_is_waited_for_is_measured_by_the_lease_and_by_how_many_hosts_there_are() -> None:
+    limits = [Limits.of(lease, 10.0) for lease in (0.5, 9, 30, 600)]
+    assert [one.patience for one in limits] == [7.5, 13.5, 45, 45]
+    assert [one.idle for one in limits] == [0.25, 4.5, 10, 10], "below the lease"
+    one_host, two_hosts = {"host": "db1"}, {"host": "db1,db2"}
+    assert [one.asked(one_host)["connect_timeout"] for one in limits] == ["2", "3", "10", "10"]
+    assert [one.asked(two_hosts)["connect_timeout"] for one in limits] == ["2", "3", "3", "3"]
+    assert limits[0].asked({**two_hosts, "connect_timeout": "7"})["connect_timeout"] == "7"
 
 
 @pytest.fixture

@@ -374,6 +374,8 @@ class Worker:
         """Every polling interval: look for work, and for leases that ran out."""
         if not self.running or self._stopping:
             return
+        # The keeper does it, too, unless it waits for a server that says nothing.
+        self.engine.keeper.drop_expired()
         self._sweep()
         self._fill_soon()
         self.engine.committer.give_way_until(self.engine.keeper.is_on_time)
@@ -396,6 +398,7 @@ class Worker:
 
         def expired(rows: list[RunRow]) -> None:
             """In the committing thread."""
+            self._not_before = 0.0  # the database is back: no claim need wait for its next try
             self.engine.ended_elsewhere([row for row in rows if row.completed_at is not None])
             if any(row.completed_at is None for row in rows):
                 self.wake()

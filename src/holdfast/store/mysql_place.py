@@ -32,9 +32,6 @@ _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)-MariaDB", re.IGNORECASE)
 #: Of assignments each sees the row as it was; a text that does not fit is refused, not cut.
 _SQL_MODE = "STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION,SIMULTANEOUS_ASSIGNMENT"
 
-#: Seconds: as much later than the server should have given up a statement by itself, it is taken for gone.
-GRACE = 15.0
-
 _steady = SystemClock().steady
 
 if TYPE_CHECKING:
@@ -70,6 +67,19 @@ class Limits(NamedTuple):
     idle: float
     """The server for a client that has a transaction open and says nothing: below the lease, or what it has locked is
     locked longer than its lease lasts."""
+    connect: float = 10.0
+    """We, for each host."""
+
+    @classmethod
+    def of(cls, lease: float, lock: float) -> Limits:
+        """For a process that takes leases of so many seconds: what it waits for must not outlast them by much."""
+        # Not below five: a server that is slow for a moment is better waited for than asked twice.
+        return cls(lock, min(30.0, max(5.0, lease)), min(10.0, lease / 2), min(10.0, max(2.0, lease / 3)))
+
+    @property
+    def patience(self) -> float:
+        """We, for an answer: longer than the server needs to give up a statement by itself."""
+        return self.statement * 1.5
 
 
 def address(url: str) -> Address:
@@ -162,7 +172,7 @@ class Link:
 
     def _connect(self, host: str, port: int) -> _Connection:
         to, options = self._to, self._to.options
-        patience = self._limits.statement + GRACE
+        patience = self._limits.patience
         raw = _Connection(
             host=host,
             port=port,
@@ -175,7 +185,7 @@ class Link:
             autocommit=True,
             # Matched rows are counted, not changed ones; and `begin` asks two things at once.
             client_flag=CLIENT.FOUND_ROWS | CLIENT.MULTI_STATEMENTS,
-            connect_timeout=float(options.get("connect_timeout", 10)),
+            connect_timeout=float(options.get("connect_timeout", self._limits.connect)),
             read_timeout=patience,
             write_timeout=patience,
             defer_connect=True,

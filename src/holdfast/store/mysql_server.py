@@ -41,7 +41,7 @@ class MysqlServer(Store):
         self.name: str = self.address.name
         self.clock: Clock = clock or SystemClock()
         self.schema: Schema = schema or Schema.load("mysql")
-        self.limits: Limits = Limits(lock=lock_timeout, statement=30.0, idle=min(10.0, lease / 2))
+        self.limits: Limits = Limits.of(lease, lock_timeout)
         # A clock that is turned by hand must be everybody's.
         self._turned = not isinstance(self.clock, SystemClock)
         self._known: str | None = None

@@ -217,7 +217,7 @@ class SharedLink(Link):
     @property
     def patience(self) -> float:
         """Seconds that one of our statements may take, with its answer."""
-        return self._limits.statement + 15
+        return self._limits.patience
 
     def _prepare(self) -> None:
         self._look()

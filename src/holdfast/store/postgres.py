@@ -57,7 +57,7 @@ class PostgresStore(PostgresTelling, PostgresMovable):
         self.name: str = self.address.name
         self.clock: Clock = clock or SystemClock()
         self.schema: Schema = schema or Schema.load("postgres")
-        self.limits: Limits = Limits(lock=lock_timeout, statement=30.0, idle=min(10.0, lease / 2))
+        self.limits: Limits = Limits.of(lease, lock_timeout)
         # A clock that is turned by hand must be everybody's.
         self._turned = not isinstance(self.clock, SystemClock)
         self._sql = statements(self.address.schema)
@@ -208,6 +208,7 @@ class PostgresStore(PostgresTelling, PostgresMovable):
     def _migrate(self, connection: Link) -> list[str]:
         schema = self.address.schema
         # However long it takes: an index of millions is not made in the time of a statement.
+        connection.take_its_time()
         connection.say(f"{connection.begin}; set local statement_timeout = 0; set local lock_timeout = 0")
         try:
             if connection.execute("select to_regnamespace($1)", (f'"{schema}"',)).fetchone() == (None,):

@@ -9,7 +9,7 @@ transaction.
 from __future__ import annotations
 
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
@@ -31,7 +31,6 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_$]{0,62}")
 #: What libpq is asked for, unless the URL says something else. A peer that is gone is noticed within 15 to 25 seconds.
 _CONNECTION = {
     "application_name": "holdfast",
-    "connect_timeout": "10",
     "keepalives": "1",
     "keepalives_idle": "10",
     "keepalives_interval": "5",
@@ -162,6 +161,26 @@ class Limits(NamedTuple):
     idle: float
     """For a client that has a transaction open and says nothing: below the lease, or what it has locked would be locked
     for longer than its lease lasts."""
+    connect: float = 10.0
+    """Nobody on the server: we, for each of its hosts."""
+
+    @classmethod
+    def of(cls, lease: float, lock: float) -> Limits:
+        """For a process that takes leases of so many seconds: what it waits for must not outlast them by much."""
+        # Not below five: a server that is slow for a moment is better waited for than asked twice.
+        return cls(lock, min(30.0, max(5.0, lease)), min(10.0, lease / 2), min(10.0, max(2.0, lease / 3)))
+
+    @property
+    def patience(self) -> float:
+        """As long nothing may come from the server. It ends by itself what takes longer than `statement`, but no COMMIT
+        that waits for a standby, and nothing that has never reached it."""
+        return self.statement * 1.5
+
+    def asked(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What libpq is asked for, with what a URL has given."""
+        # Where there are others to try, a host that says nothing is not waited for as long.
+        seconds = min(self.connect, 3.0) if "," in str(given.get("host", "")) else self.connect
+        return {**_CONNECTION, "connect_timeout": str(max(2, round(seconds))), **given}
 
 
 class Link:
@@ -198,7 +217,7 @@ class Link:
 
     def _connect(self, pooled: bool) -> _Connection:
         given = conninfo_to_dict(self._to.conninfo)
-        values: dict[str, Any] = {**_CONNECTION, **given}
+        values = self._limits.asked(given)
         if pooled:
             values.pop("client_encoding") if "client_encoding" not in given else None
         else:
@@ -212,7 +231,7 @@ class Link:
             prepare_threshold=None if pooled else 0,
             cursor_factory=psycopg.RawCursor,
         )
-        pg.patience = self._limits.statement + 15
+        pg.patience = self._limits.patience
         pg.prepared_max = 500
         pg.adapters.register_dumper(int, Int8BinaryDumper)
         pg.add_notice_handler(self._noticed)
@@ -277,6 +296,11 @@ class Link:
         while cursor.nextset():
             pass
         return cursor.fetchone() if cursor.description else None
+
+    def take_its_time(self) -> None:
+        """Until it is reopened an answer may take for ever. Whether the server is still there, TCP knows."""
+        assert isinstance(self.pg, _Connection)
+        self.pg.patience = float("inf")
 
     @property
     def is_lost(self) -> bool:

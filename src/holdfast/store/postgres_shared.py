@@ -24,7 +24,7 @@ from psycopg.types.string import TextLoader
 
 from ..basis.errors import DefinitionError, StoreUnavailable
 from .base import SharedTransaction, Tx
-from .postgres_place import _CONNECTION, _SETTINGS, Link, _Connection
+from .postgres_place import _SETTINGS, Link, _Connection
 from .sharing import IDLE, OURS, OVER, Wire, ends_it
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class SharedLink(Link):
 
     def _connect(self, pooled: bool) -> SharedConnection:
         given = conninfo_to_dict(self._to.conninfo)
-        values: dict[str, Any] = {**_CONNECTION, **given}
+        values = self._limits.asked(given)
         if not pooled:
             # Only to see whether it arrives: a pooler refuses it, or drops it.
             values["options"] = f"-c jit=off {given.get('options', '')}".strip()
@@ -146,7 +146,7 @@ class SharedLink(Link):
             del values["client_encoding"]
         pg = SharedConnection.connect(**values, autocommit=False, prepare_threshold=None, cursor_factory=SharedCursor)
         pg.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
-        pg.patience = self._limits.statement + 15
+        pg.patience = self._limits.patience
         pg.add_notice_handler(self._noticed)
         return pg
 
