@@ -1,6 +1,6 @@
 """Where the processor time goes: microseconds per run and per step, by function, by floor and by thread.
 
-    python benchmarks/costs.py [drain 10000 | checkpoints 1000 10 ...] [--times 3] [--top 15]
+    python benchmarks/costs.py [drain 10000 | checkpoints 1000 10 ...] [--on postgres] [--times 3] [--top 15]
     python benchmarks/costs.py --json before.json ...      then      python benchmarks/costs.py --before before.json ...
 
 Each time in a fresh process a thread looks once in a millisecond at what the others execute, and charges the time that
@@ -27,6 +27,7 @@ from types import FrameType
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import places
 import run
 
 import engine
@@ -96,13 +97,13 @@ def _place(frame: FrameType | None) -> str:
     return f"(Python: {Path(file).parent.name}/{Path(file).name})"
 
 
-def child(file: str, work: str, sizes: list[int], *, sampled: bool) -> None:
+def child(url: str, work: str, sizes: list[int], *, sampled: bool) -> None:
     """One execution, and what was seen, in microseconds of each unit of work."""
     sampler = Sampler()
     if sampled:
         sys.setswitchinterval(SWITCH)
         sampler.start()
-    figures = asyncio.run(getattr(engine, work)(f"sqlite:///{file}", *sizes))
+    figures = asyncio.run(getattr(engine, work)(url, *sizes))
     if sampled:
         sampler.stop()
     units = sizes[0] * (sizes[1] if "checkpoints" in work else 1) * 1000
@@ -114,22 +115,22 @@ def child(file: str, work: str, sizes: list[int], *, sampled: bool) -> None:
     }))  # fmt: skip
 
 
-def measure(call: str, times: int) -> dict[str, dict[str, float]]:
+def measure(call: str, times: int, on: str) -> dict[str, dict[str, float]]:
     """Medians of cost by kind and place, and without sampling."""
     found: list[dict[str, dict[str, float]]] = []
     plain: list[float] = []
     sampled: list[float] = []
-    with tempfile.TemporaryDirectory() as folder:
-        bench = run.Bench(Path(folder))
+    with tempfile.TemporaryDirectory() as folder, places.place(on, Path(folder)) as place:
+        bench = run.Bench(place)
         for _ in range(times):
             plain.append(bench.measure("holdfast", call)["cpu"])
-            with bench.copied("holdfast", call) as file:
-                command = [sys.executable, __file__, "--child", str(file), *call.split()]
+            with bench.copied("holdfast", call) as url:
+                command = [sys.executable, __file__, "--child", url, *call.split()]
                 seen = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
             sampled.append(seen["cpu"])
             floors: Counter[str] = Counter()
-            for place, spent in seen["places"].items():
-                floors[place if place.startswith("(") else place.split("/")[0].split(" ")[0]] += spent
+            for spot, spent in seen["places"].items():
+                floors[spot if spot.startswith("(") else spot.split("/")[0].split(" ")[0]] += spent
             found.append({"places": seen["places"], "floors": dict(floors), "threads": seen["threads"]})
     merged: dict[str, dict[str, float]] = {}
     for kind in ("places", "floors", "threads"):
@@ -161,6 +162,7 @@ def main() -> None:
     """As the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("call", nargs="*", help="a work and its sizes; both are the default")
+    parser.add_argument("--on", choices=places.KINDS, default="sqlite", help="the database")
     parser.add_argument("--times", type=int, default=3)
     parser.add_argument("--top", type=int, default=15)
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep what was found")
@@ -168,12 +170,12 @@ def main() -> None:
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.child:
-        file, work, *sizes = asked.child
-        child(file, work, [int(size) for size in sizes], sampled=True)
+        url, work, *sizes = asked.child
+        child(url, work, [int(size) for size in sizes], sampled=True)
         return
     calls = [" ".join(asked.call)] if asked.call else ["drain 10000", "checkpoints 1000 10"]
     before = json.loads(asked.before.read_text()) if asked.before else {}
-    found = {call: measure(call, asked.times) for call in calls}
+    found = {call: measure(call, asked.times, asked.on) for call in calls}
     print("\n\n".join(table(call, found[call], before.get(call), asked.top) for call in calls))
     if asked.json:
         asked.json.write_text(json.dumps(found, indent=1) + "\n")

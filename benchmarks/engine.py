@@ -7,28 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import random
-import sqlite3
 import sys
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 
+import delay
+import places
 import shared
+import verbs
 
 from holdfast import Holdfast, Step
 
 CONCURRENCY = 100
+#: Milliseconds, there and back.
+FAR = 1.0
 TOGETHER = 100
 SETTINGS = {"concurrency": CONCURRENCY}
-
-_FINISHED = """
-with recursive n (i) as (select 0 union all select i + 1 from n where i < :count - 1)
-insert into holdfast_runs (id, job_name, status, run_at, due, generation, created_at, updated_at, started_at,
-  completed_at, input, output)
-select printf('0%025d', i), 'noop', 'completed', :at + i, 1, 1, :at + i, :at + i, :at + i, :at + i, '{"number":1}', '1'
-from n"""
 
 
 def _app(url: str, *, worker: bool) -> Holdfast:
@@ -67,59 +62,50 @@ def fill(url: str, work: str, *sizes: int) -> None:
 async def _fill(url: str, work: str, sizes: tuple[int, ...]) -> None:
     pending, finished = shared.filled(work, sizes)
     async with _app(url, worker=False) as app:
+        if work == "claims":
+            verbs.fill_claims(url, *sizes[:2])
+            return
         if "checkpoints" in work:
             calls = [app.jobs.stepping.bind(sizes[1]) for _ in range(pending)]
         else:
             calls = [app.jobs.noop.bind(n) for n in range(pending)]
-        ids: list[str] = []
-        for first in range(0, len(calls), 1000):
-            ids += [run.id for run in await app.trigger_many(calls[first : first + 1000])]
-    _ids(url).write_text(json.dumps(ids))
+        for part in places.in_parts(calls, 1000):
+            await app.trigger_many(part)
     if finished:
-        with contextlib.closing(_read(url)) as database, database:
-            add_finished(database, finished)
-
-
-def add_finished(database: sqlite3.Connection, count: int) -> None:
-    """Runs that ended an hour ago and before."""
-    database.execute(_FINISHED, {"count": count, "at": time.time_ns() // 1000 - 3_600_000_000})
-
-
-def _ids(url: str) -> Path:
-    return Path(url.removeprefix("sqlite:///") + ".ids")
-
-
-def _read(url: str) -> sqlite3.Connection:
-    return sqlite3.connect(url.removeprefix("sqlite:///"), timeout=30)
+        places.add_finished(url, finished)
+    places.settle(url)
 
 
 # -- the works -------------------------------------------------------------------------------------------------------
 
 
-async def drain(url: str, runs: int, pending: int = 0, finished: int = 0, *, busy: float = 0) -> dict[str, float]:
+async def drain(
+    url: str, runs: int, pending: int = 0, finished: int = 0, *, busy: float = 0, silent: bool = False
+) -> dict[str, float]:
     """From starting the worker until that many of the pending runs have ended."""
     app = _app(url, worker=True)
     await app.migrate()
-    ids: list[str] = json.loads(_ids(url).read_text())[:runs]
+    if silent:
+        _hush(app)
+    ids = places.pending(url, runs)[-TOGETHER:]
     used = time.process_time()
     async with _burning(busy), app:
         began = time.perf_counter()
         # Runs end about in the order of claiming, a hundred at a time.
-        last = await asyncio.gather(*[app.wait_for_run(run_id) for run_id in ids[-TOGETHER:]])
+        last = await asyncio.gather(*[app.wait_for_run(run_id) for run_id in ids])
         took = time.perf_counter() - began
         used = time.process_time() - used
         peak = shared.peak()
     assert all(run.output is not None for run in last)
     if runs >= pending:
-        _check(url, runs + finished)
+        places.check(url, runs + finished)
     return {"rate": runs / took, "memory": peak, "cpu": used / runs * 1e6}
 
 
 async def checkpoints(url: str, runs: int, steps: int, *, busy: float = 0) -> dict[str, float]:
     """The same for runs of that many steps, in steps a second."""
     figures = await drain(url, runs, busy=busy)
-    with contextlib.closing(_read(url)) as database:
-        assert database.execute("select count(*) from holdfast_steps").fetchone() == (runs * steps,)
+    assert places.rows(url, "select count(*) from holdfast_steps") == [(runs * steps,)]
     return {"rate": figures["rate"] * steps, "cpu": figures["cpu"] / steps}
 
 
@@ -131,6 +117,24 @@ async def busy_drain(url: str, runs: int, microseconds: int) -> dict[str, float]
 async def busy_checkpoints(url: str, runs: int, steps: int, microseconds: int) -> dict[str, float]:
     """Steps beside such a coroutine."""
     return await checkpoints(url, runs, steps, busy=microseconds / 1e6)
+
+
+async def far_drain(url: str, runs: int) -> dict[str, float]:
+    """A drain with the database a millisecond away."""
+    with delay.far(url, FAR) as away:
+        return {**await drain(away, runs), "round_trip": delay.round_trip(away)}
+
+
+async def far_checkpoints(url: str, runs: int, steps: int) -> dict[str, float]:
+    """Steps with the database a millisecond away."""
+    with delay.far(url, FAR) as away:
+        return await checkpoints(away, runs, steps)
+
+
+async def far_latency(url: str, runs: int) -> dict[str, float]:
+    """From trigger to output with the database a millisecond away."""
+    with delay.far(url, FAR) as away:
+        return await latency(away, runs)
 
 
 async def triggers(url: str, runs: int) -> dict[str, float]:
@@ -158,7 +162,7 @@ async def latency(url: str, runs: int, finished: int = 0) -> dict[str, float]:
     """From trigger to output on an idle worker, one run after the other, with pauses: milliseconds."""
     async with _app(url, worker=True) as app:
         took = await _one_by_one(app, runs)
-    _check(url, runs + 1 + finished)
+    places.check(url, runs + 1 + finished)
     return took
 
 
@@ -187,7 +191,7 @@ async def family(url: str, children: int) -> dict[str, float]:
         began = time.perf_counter()
         assert await app.jobs.family.run(children) == children * (children - 1) // 2
         took = time.perf_counter() - began
-    _check(url, children + 1)
+    places.check(url, children + 1)
     return {"rate": children / took}
 
 
@@ -202,29 +206,65 @@ async def idle(url: str, seconds: int) -> dict[str, float]:
     return {"percent": 100 * used / seconds, "looks": looks / seconds}
 
 
-async def workers(url: str, runs: int, processes: int) -> dict[str, float]:
-    """Several worker processes on one file, from the word to go until the last end."""
-    with shared.workers([[sys.executable, __file__, url]] * processes):
+async def claims(url: str, pending: int, finished: int, times: int) -> dict[str, float]:  # noqa: ARG001 - as filled
+    """What a claim of ten takes among so many, in milliseconds."""
+    return verbs.measure_claims(url, times)
+
+
+async def fence(url: str, runs: int, times: int) -> dict[str, float]:
+    """What the lock of a checkpoint's run costs, as the ratio of with to without."""
+    return verbs.measure_fence(url, runs, times)
+
+
+async def silent_drain(url: str, runs: int) -> dict[str, float]:
+    """A drain that tells other processes nothing."""
+    return await drain(url, runs, silent=True)
+
+
+async def silent_workers(url: str, runs: int, processes: int) -> dict[str, float]:
+    """Worker processes that tell each other nothing."""
+    return await workers(url, runs, processes, silent=True)
+
+
+async def workers(url: str, runs: int, processes: int, *, silent: bool = False) -> dict[str, float]:
+    """Several worker processes on one database, from the word to go until the last end."""
+    command = [sys.executable, __file__, url, *(["silent"] if silent else [])]
+    with shared.workers([command] * processes):
         began = time.time_ns() // 1000
         last = _last_end(url)
-    _check(url, runs)
+    places.check(url, runs)
     return {"rate": runs / (last - began) * 1e6}
 
 
 def _last_end(url: str) -> int:
-    with contextlib.closing(_read(url)) as database:
-        while database.execute("select 1 from holdfast_runs where status in ('pending', 'leased')").fetchone():
+    left = " or ".join(
+        f"exists (select 1 from holdfast_runs where status = '{status}')" for status in ("pending", "leased")
+    )
+    with contextlib.closing(places.connect(url)) as database:
+        cursor = database.cursor()
+        while True:
+            cursor.execute(f"select {left}")
+            if not cursor.fetchone()[0]:
+                break
             time.sleep(0.05)
-        return int(database.execute("select max(completed_at) from holdfast_runs").fetchone()[0])
+        cursor.execute("select max(completed_at) from holdfast_runs")
+        return int(cursor.fetchone()[0])
 
 
-async def _worker(url: str) -> None:
+async def _worker(url: str, *, silent: bool) -> None:
     """A worker process: works until it is killed."""
     app = _app(url, worker=True)
+    if silent:
+        _hush(app)
     await app.migrate()
     shared.wait_for_the_word()
     async with app:
         await asyncio.Event().wait()
+
+
+def _hush(app: Holdfast) -> None:
+    """It tells other processes nothing, as if their server had refused to pass it on."""
+    app._engine.store._silent_until = float("inf")  # type: ignore[attr-defined]  # of PostgreSQL alone
 
 
 @contextlib.asynccontextmanager
@@ -244,11 +284,5 @@ async def _burning(seconds: float) -> AsyncIterator[None]:
             task.cancel()
 
 
-def _check(url: str, runs: int) -> None:
-    with contextlib.closing(_read(url)) as database:
-        found = dict(database.execute("select status, count(*) from holdfast_runs group by 1").fetchall())
-    assert found == {"completed": runs}, found
-
-
 if __name__ == "__main__":
-    asyncio.run(_worker(sys.argv[1]))
+    asyncio.run(_worker(sys.argv[1], silent="silent" in sys.argv[2:]))

@@ -1,9 +1,9 @@
 """The limit: what a bare loop reaches on the same tables with the same promise, and nothing of an engine.
 
-One thread, one connection, WAL, synchronous=FULL. It claims a hundred rows, awaits a trivial coroutine for each and
+One thread, one connection, every commit synced. It claims a hundred rows, awaits a trivial coroutine for each and
 writes their ends together with the next claim. Input and output are JSON, the ends are fenced. No validation, no
 answers of the fence, no fence of steps, no events, no replies, no leases kept. An engine that shares its commits as
-well as this can only lose what Python spends on the rest.
+well as this can only lose what Python spends on the rest. What servers are told is in `limit_servers`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,11 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
+from collections.abc import Sequence
+from typing import Protocol
 
+import delay
+import places
 import shared
 
 import engine
@@ -41,35 +45,86 @@ insert into holdfast_steps (run_id, name, occurrence, position, status, attempt,
 values (?1, ?2, 0, ?3, 'completed', 0, 1, ?4, ?5, ?5)"""
 
 
-def _open(url: str) -> sqlite3.Connection:
-    store = SqliteStore(url)
-    store.migrate()
-    connection = store.connect()
-    # Holdfast checkpoints by itself; a bare loop leaves that to SQLite.
-    connection.execute("pragma wal_autocheckpoint = 1000")
-    return connection
+#: Of one run: id, when it ended, output.
+End = tuple[str, int, str]
+#: Of one step: run, name, position, output, when.
+Save = tuple[str, str, int, str, int]
+
+
+class Loop(Protocol):
+    """The connection of a bare loop. Each call is one transaction, and has been synced when it returns."""
+
+    def insert(self, runs: Sequence[tuple[str, int, str]]) -> None:
+        """Runs: id, time, input."""
+
+    def turn(self, ended: Sequence[End], now: int, many: int) -> list[tuple[str, str]]:
+        """Write these ends and claim up to that many runs: id and input of each."""
+
+    def save(self, saves: Sequence[Save]) -> None:
+        """Write these steps."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
+class SqliteLoop:
+    """On a SQLite file, with WAL and synchronous=FULL."""
+
+    def __init__(self, url: str) -> None:
+        store = SqliteStore(url)
+        store.migrate()
+        self._connection = store.connect()
+        # Holdfast checkpoints by itself; a bare loop leaves that to SQLite.
+        self._connection.execute("pragma wal_autocheckpoint = 1000")
+        self.close = self._connection.close
+
+    def _together(self, sql: str, rows: Sequence[tuple[object, ...]]) -> None:
+        self._connection.execute("begin immediate")
+        self._connection.executemany(sql, rows)
+        self._connection.execute("commit")
+
+    def insert(self, runs: Sequence[tuple[str, int, str]]) -> None:
+        self._together(_INSERT, runs)
+
+    def save(self, saves: Sequence[Save]) -> None:
+        self._together(_STEP, saves)
+
+    def turn(self, ended: Sequence[End], now: int, many: int) -> list[tuple[str, str]]:
+        connection: sqlite3.Connection = self._connection
+        connection.execute("begin immediate")
+        connection.executemany(_FINISH, ended)
+        rows = connection.execute(_CLAIM, (now, many)).fetchall() if many else []
+        connection.execute("commit")
+        return rows
+
+
+def _open(url: str) -> Loop:
+    if places.kind_of(url) == "sqlite":
+        return SqliteLoop(url)
+    import limit_servers  # who has no server needs no driver
+
+    return limit_servers.open_loop(url)
+
+
+def _now() -> int:
+    return time.time_ns() // 1000
 
 
 async def _noop(number: int) -> int:
     return number
 
 
-def _insert(connection: sqlite3.Connection, numbers: range) -> None:
-    now = time.time_ns() // 1000
-    connection.execute("begin immediate")
-    connection.executemany(_INSERT, [(f"1{n:025d}", now, json.dumps({"number": n})) for n in numbers])
-    connection.execute("commit")
+def _insert(loop: Loop, numbers: range) -> None:
+    now = _now()
+    loop.insert([(f"1{n:025d}", now, json.dumps({"number": n})) for n in numbers])
 
 
-async def _execute(connection: sqlite3.Connection, runs: int) -> None:
-    ended: list[tuple[str, int, str]] = []
+async def _execute(loop: Loop, runs: int) -> None:
+    ended: list[End] = []
     done = 0
     while done < runs:
-        connection.execute("begin immediate")
-        now = time.time_ns() // 1000
-        connection.executemany(_FINISH, ended)
-        rows = connection.execute(_CLAIM, (now, BATCH)).fetchall()
-        connection.execute("commit")
+        now = _now()
+        rows = loop.turn(ended, now, BATCH)
         done += len(ended)
         ended = [(id, now, json.dumps(await _noop(**json.loads(text)))) for id, text in rows]
 
@@ -77,52 +132,45 @@ async def _execute(connection: sqlite3.Connection, runs: int) -> None:
 def fill(url: str, work: str, *sizes: int) -> None:
     """Write what is there before: pending runs, and finished ones."""
     pending, finished = shared.filled(work, sizes)
-    connection = _open(url)
-    _insert(connection, range(pending))
+    loop = _open(url)
+    _insert(loop, range(pending))
+    loop.close()
     if finished:
-        engine.add_finished(connection, finished)
-    connection.close()
+        places.add_finished(url, finished)
+    places.settle(url)
 
 
 async def drain(url: str, runs: int, pending: int = 0, finished: int = 0) -> dict[str, float]:
     """Execute that many of the pending runs."""
-    connection = _open(url)
+    loop = _open(url)
     used = time.process_time()
     began = time.perf_counter()
-    await _execute(connection, runs)
+    await _execute(loop, runs)
     took = time.perf_counter() - began
     used = time.process_time() - used
-    connection.close()
+    loop.close()
     if runs >= pending:
-        engine._check(url, runs + finished)
+        places.check(url, runs + finished)
     return {"rate": runs / took, "memory": shared.peak(), "cpu": used / runs * 1e6}
 
 
 async def checkpoints(url: str, runs: int, steps: int) -> dict[str, float]:
     """That many runs of that many steps, a hundred runs at a time."""
-    connection = _open(url)
+    loop = _open(url)
     used = time.process_time()
     began = time.perf_counter()
-    ended: list[tuple[str, int, str]] = []
+    ended: list[End] = []
     for _ in range(0, runs, BATCH):
-        now = time.time_ns() // 1000
-        connection.execute("begin immediate")
-        connection.executemany(_FINISH, ended)
-        rows = connection.execute(_CLAIM, (now, BATCH)).fetchall()
-        connection.execute("commit")
+        now = _now()
+        rows = loop.turn(ended, now, BATCH)
         for position in range(steps):
-            saves = [(id, f"s{position}", position, json.dumps(await _noop(position)), now) for id, _ in rows]
-            connection.execute("begin immediate")
-            connection.executemany(_STEP, saves)
-            connection.execute("commit")
+            loop.save([(id, f"s{position}", position, json.dumps(await _noop(position)), now) for id, _ in rows])
         ended = [(id, now, "0") for id, _ in rows]
-    connection.execute("begin immediate")
-    connection.executemany(_FINISH, ended)
-    connection.execute("commit")
+    loop.turn(ended, _now(), 0)
     took = time.perf_counter() - began
     used = time.process_time() - used
-    connection.close()
-    engine._check(url, runs)
+    loop.close()
+    places.check(url, runs)
     return {"rate": runs * steps / took, "cpu": used / runs / steps * 1e6}
 
 
@@ -133,43 +181,56 @@ async def triggers(url: str, runs: int) -> dict[str, float]:
 
 async def triggers_together(url: str, runs: int, callers: int = BATCH) -> dict[str, float]:
     """The same in commits of a hundred."""
-    connection = _open(url)
+    loop = _open(url)
     began = time.perf_counter()
     for first in range(0, runs, callers):
-        _insert(connection, range(first, min(first + callers, runs)))
+        _insert(loop, range(first, min(first + callers, runs)))
     took = time.perf_counter() - began
-    connection.close()
+    loop.close()
     return {"rate": runs / took}
 
 
 async def latency(url: str, runs: int, finished: int = 0) -> dict[str, float]:
     """Insert, claim and end of one run after the other, three commits each: milliseconds."""
-    connection = _open(url)
+    loop = _open(url)
     took = []
     for n in range(runs + 1):
         began = time.perf_counter()
-        _insert(connection, range(n, n + 1))
-        now = time.time_ns() // 1000
-        connection.execute("begin immediate")
-        ((id, text),) = connection.execute(_CLAIM, (now, 1)).fetchall()
-        connection.execute("commit")
+        _insert(loop, range(n, n + 1))
+        ((id, text),) = loop.turn([], _now(), 1)
         output = json.dumps(await _noop(**json.loads(text)))
-        connection.execute("begin immediate")
-        connection.execute(_FINISH, (id, time.time_ns() // 1000, output))
-        connection.execute("commit")
+        loop.turn([(id, _now(), output)], 0, 0)
         took.append(time.perf_counter() - began)
-    connection.close()
-    engine._check(url, runs + 1 + finished)
+    loop.close()
+    places.check(url, runs + 1 + finished)
     return shared.percentiles(took)
 
 
 async def family(url: str, children: int) -> dict[str, float]:
     """That many insertions in one commit, and their execution: children a second. Nobody waits for each."""
-    connection = _open(url)
+    loop = _open(url)
     began = time.perf_counter()
-    _insert(connection, range(children))
-    await _execute(connection, children)
+    _insert(loop, range(children))
+    await _execute(loop, children)
     took = time.perf_counter() - began
-    connection.close()
-    engine._check(url, children)
+    loop.close()
+    places.check(url, children)
     return {"rate": children / took}
+
+
+async def far_drain(url: str, runs: int) -> dict[str, float]:
+    """A drain with the database a millisecond away."""
+    with delay.far(url, engine.FAR) as away:
+        return await drain(away, runs)
+
+
+async def far_checkpoints(url: str, runs: int, steps: int) -> dict[str, float]:
+    """Steps with the database a millisecond away."""
+    with delay.far(url, engine.FAR) as away:
+        return await checkpoints(away, runs, steps)
+
+
+async def far_latency(url: str, runs: int) -> dict[str, float]:
+    """One run after the other with the database a millisecond away."""
+    with delay.far(url, engine.FAR) as away:
+        return await latency(away, runs)

@@ -1,6 +1,7 @@
 """DBOS at the same work. Runs in a virtual environment of its own (see peers.py), so it imports nothing of ours.
 
-    python peer.py fill|measure default|wal FILE WORK SIZE...      prints figures as JSON
+    python peer.py fill|measure default|wal FILE WORK SIZE...           prints figures as JSON
+    python peer.py fill|measure postgres postgresql://… WORK SIZE...
 
 Everything DBOS answers is durable, as with us: SQLite's default journal syncs in full, and so does `wal`, which sets
 `journal_mode=WAL` and `synchronous=FULL` on each connection by an event of SQLAlchemy. `SETTINGS` is what a competent
@@ -38,6 +39,8 @@ SETTINGS: dict[str, float] = {
     "max_executor_threads": 16,  # its default, 0: no limit
     "pool_pre_ping": 0,  # its default is 1: a ping before each use of a connection
 }
+#: What is better on PostgreSQL, which has many writers.
+ON_POSTGRES = {"sys_db_pool_size": 20, "max_executor_threads": 0}
 QUEUE = "bench"
 VERSION = "1"
 ENDED = "status not in ('ENQUEUED', 'PENDING', 'DELAYED')"
@@ -89,7 +92,7 @@ def _poll() -> float:
 
 
 def _url(file: str) -> str:
-    return f"sqlite:///{file}"
+    return file if "://" in file else f"sqlite:///{file}"
 
 
 def _with_wal() -> None:
@@ -129,8 +132,17 @@ def _options(name: str) -> dict[str, str]:
     return {"queue_name": QUEUE, "workflow_name": name, "app_version": VERSION}
 
 
+def _look(file: str) -> Any:
+    """A connection that reads its tables."""
+    if "://" in file:
+        import psycopg
+
+        return psycopg.connect(file, autocommit=True, options="-c search_path=dbos")
+    return sqlite3.connect(file, timeout=30)
+
+
 def _read(file: str, sql: str) -> int:
-    with contextlib.closing(sqlite3.connect(file, timeout=30)) as connection:
+    with contextlib.closing(_look(file)) as connection:
         return int(connection.execute(sql).fetchone()[0])
 
 
@@ -151,7 +163,7 @@ def _check(file: str, count: int, exact: bool = True) -> None:
 def _enqueue(file: str, name: str, arguments: list[int]) -> None:
     """By its own means, many in one transaction."""
     client = _client(file)
-    engine = sqlalchemy.create_engine(_url(file))
+    engine = sqlalchemy.create_engine(_url(file).replace("postgresql://", "postgresql+psycopg://"))
     with engine.begin() as connection:
         for number in arguments:
             client.enqueue_in_transaction(connection, _options(name), number)
@@ -196,7 +208,7 @@ def _until_enough(file: str) -> None:
     known = -1
     while not _enough.wait(60):
         if known == _calls:
-            with contextlib.closing(sqlite3.connect(file)) as connection:
+            with contextlib.closing(_look(file)) as connection:
                 left = connection.execute("select status, count(*) from workflow_status group by 1").fetchall()
             raise TimeoutError(f"DBOS made no call for a minute; {_calls:,} of {_wanted:,} were made; {left}")
         known = _calls
@@ -362,25 +374,27 @@ def main() -> None:
 def _main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("phase", choices=["fill", "measure", "worker", "versions"])
-    parser.add_argument("mode", nargs="?", choices=["default", "wal"], default="default")
+    parser.add_argument("mode", nargs="?", choices=["default", "wal", "postgres"], default="default")
     parser.add_argument("file", nargs="?", default="")
     parser.add_argument("work", nargs="?", default="")
     parser.add_argument("sizes", nargs="*", type=int)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     asked = parser.parse_args()
     changed = {name: float(value) for name, value in (text.split("=") for text in asked.set)}
+    if asked.mode == "postgres":
+        SETTINGS.update(ON_POSTGRES)
     SETTINGS.update({name: value for name, value in changed.items() if name in SETTINGS})
     if asked.mode == "wal":
         _with_wal()
     if asked.phase == "versions":
         print(json.dumps({
             "DBOS": version("dbos"), "SQLAlchemy": version("sqlalchemy"), "Python": platform.python_version(),
-            "SQLite": sqlite3.sqlite_version, "settings": SETTINGS,
+            "SQLite": sqlite3.sqlite_version, "settings": SETTINGS, "on PostgreSQL": ON_POSTGRES,
         }))  # fmt: skip
     elif asked.phase == "fill":
         fill(asked.file, asked.work, *asked.sizes)
-        with contextlib.closing(sqlite3.connect(asked.file, timeout=30)) as database:
-            database.execute("pragma wal_checkpoint(truncate)")
+        with contextlib.closing(_look(asked.file)) as database:
+            database.execute("vacuum analyze" if "://" in asked.file else "pragma wal_checkpoint(truncate)")
     elif asked.phase == "worker":
         worker(asked.file, int(changed["number"]))
     else:

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 #: Who takes part. `again` is the same code as `holdfast`: how far these two differ is how much of a ratio is noise.
-OURS, AGAIN, LIMIT, DBOS, DBOS_WAL = "holdfast", "again", "limit", "dbos", "dbos-wal"
+OURS, AGAIN, LIMIT = "holdfast", "again", "limit"
+DBOS, DBOS_WAL, PROCRASTINATE = "dbos", "dbos-wal", "procrastinate"
 NAMES = {
     OURS: "Holdfast",
     AGAIN: "Holdfast, again",
     LIMIT: "bare loop",
     DBOS: "DBOS",
     DBOS_WAL: "DBOS, WAL+FULL",
+    PROCRASTINATE: "Procrastinate",
 }
-PEERS = (DBOS, DBOS_WAL)
+PEERS = (DBOS, DBOS_WAL, PROCRASTINATE)
+#: Who takes part, by database.
+ARMS = {
+    "sqlite": (OURS, AGAIN, LIMIT, DBOS, DBOS_WAL),
+    "postgres": (OURS, AGAIN, LIMIT, DBOS, PROCRASTINATE),
+    "mariadb": (OURS, AGAIN, LIMIT),
+}
 
 #: What a measurement gives, by the name of the figure.
 Figures = dict[str, float]
@@ -31,7 +39,7 @@ class Work:
     call: str | None
     """Of Holdfast, and of the bare loop."""
     theirs: str | None
-    """Of DBOS: smaller, because it takes longer and its rates don't depend on the size."""
+    """Of the others: smaller, because it takes longer and their rates don't depend on the size."""
     quick: str | None = None
     quick_theirs: str | None = None
     arms: tuple[str, ...] = (OURS, AGAIN, LIMIT, DBOS, DBOS_WAL)
@@ -52,9 +60,12 @@ ALONE = (OURS, AGAIN)
 #: Growth is a promise about ourselves; filling a peer's tables with so much takes longer than all the rest.
 NO_PEER = (OURS, AGAIN, LIMIT)
 
+#: What Procrastinate can do, too.
+ALL = (OURS, AGAIN, LIMIT, DBOS, DBOS_WAL, PROCRASTINATE)
+
 #: Those of a group are measured side by side, in random order, because they are compared with each other.
 GROUPS: list[list[Work]] = [
-    [Work("triggers", "triggers 3000", "triggers 600", "triggers 1000", "triggers 300")],
+    [Work("triggers", "triggers 3000", "triggers 600", "triggers 1000", "triggers 300", arms=ALL)],
     [
         Work(
             "triggers_together",
@@ -62,10 +73,11 @@ GROUPS: list[list[Work]] = [
             "triggers_together 1500",
             "triggers_together 5000",
             "triggers_together 500",
+            arms=ALL,
         )
     ],
     [
-        Work("drain", "drain 10000", "drain 1200", "drain 10000", "drain 500"),
+        Work("drain", "drain 10000", "drain 1200", "drain 10000", "drain 500", arms=ALL),
         Work("grown_drain", "drain 10000 10000 200000", None, arms=NO_PEER),
     ],
     [
@@ -80,7 +92,7 @@ GROUPS: list[list[Work]] = [
         Work("busy_checkpoints_1000", "busy_checkpoints 500 10 1000", None, "busy_checkpoints 200 10 1000", arms=ALONE),
     ],
     [
-        Work("latency", "latency 200", "latency 100", "latency 60", "latency 30"),
+        Work("latency", "latency 200", "latency 100", "latency 60", "latency 30", arms=ALL),
         Work("grown_latency", "latency 200 200000", None, "latency 60 200000", arms=NO_PEER),
     ],
     [Work("apart", "apart 100", "apart 60", "apart 40", "apart 30", arms=NO_LIMIT)],
@@ -95,7 +107,37 @@ GROUPS: list[list[Work]] = [
         Work("idle_at_1s", None, "idle 10 1000", None, "idle 3 1000", arms=(DBOS_WAL,), rounds=1),
     ],
 ]  # fmt: skip
-WORKS = {work.name: work for group in GROUPS for work in group}
+#: On servers: what the network, telling others, the fence and much in the tables cost. Beside what it is compared with.
+FAR = {
+    "drain": Work("far_drain", "far_drain 5000", None, "far_drain 3000", arms=NO_PEER),
+    "checkpoints": Work("far_checkpoints", "far_checkpoints 500 10", None, "far_checkpoints 200 10", arms=NO_PEER),
+    "latency": Work("far_latency", "far_latency 100", None, "far_latency 30", arms=NO_PEER),
+}
+ON_SERVERS = [
+    [Work("fence", "fence 100 300", None, "fence 100 100", arms=(OURS,), rounds=1)],
+    [
+        Work("claims", "claims 100000 500000 100", None, "claims 20000 50000 50", arms=(OURS,), rounds=1),
+        Work("few_claims", "claims 2000 0 100", None, "claims 2000 0 50", arms=(OURS,), rounds=1),
+    ],
+]
+SILENT = {
+    "drain": Work("silent_drain", "silent_drain 10000", None, arms=ALONE),
+    "workers_2": Work("silent_workers_2", "silent_workers 20000 2", None, "silent_workers 5000 2", arms=(OURS,)),
+}
+WORKS = {work.name: work for group in [*GROUPS, [*FAR.values()], *ON_SERVERS, [*SILENT.values()]] for work in group}
+
+
+def groups(on: str) -> list[list[Work]]:
+    """What is measured on this database."""
+    if on == "sqlite":
+        return GROUPS
+    beside = [FAR, SILENT] if on == "postgres" else [FAR]
+    there = [[*group, *[more[one.name] for one in group for more in beside if one.name in more]] for group in GROUPS]
+    # There DBOS has one mode.
+    return [
+        [replace(one, arms=tuple(DBOS if who == DBOS_WAL else who for who in one.arms)) for one in group]
+        for group in [*there, *ON_SERVERS]
+    ]
 
 
 @dataclass(frozen=True)
@@ -136,7 +178,23 @@ ROWS = [
     Row("4 worker processes", "workers_4"),
     Row("idle worker, % of a core", "idle", "percent", 2, True),
     Row("  DBOS polling each second", "idle_at_1s", "percent", 2, True),
-]
+    Row("a network of 1 ms: drain", "far_drain"),
+    Row("  steps", "far_checkpoints"),
+    Row("  trigger to done, p50 ms", "far_latency", "p50", 2, True),
+    Row("  the network, there and back, ms", "far_drain", "round_trip", 2, True),
+    Row("others are told nothing: drain", "silent_drain"),
+    Row("  2 worker processes", "silent_workers_2"),
+    Row("fence: 1 checkpoint, times without", "fence", "one", 2, True),
+    Row("  100 checkpoints, times without", "fence", "together", 2, True),
+    *[
+        Row(f"claim of 10{among}{title}, ms", work, shape, 2, True)
+        for work, among in (("claims", ", much there"), ("few_claims", ", little there"))
+        for shape, title in (
+            ("plain", ""), ("keys_10", ": 10 keys"), ("keys_10000", ": 10,000 keys"),
+            ("held_10", ": 10 held"), ("held_10000", ": 10,000 held"),
+        )
+    ],
+]  # fmt: skip
 
 
 def values(samples: Samples, who: str, work: str, figure: str) -> dict[int, float]:
@@ -154,7 +212,7 @@ def ratios(samples: Samples, row: Row, mine: str, theirs: str) -> list[float]:
 
 def better_peer(samples: Samples, row: Row) -> str | None:
     """Which mode of DBOS does better at this."""
-    medians = {who: statistics.median(found) for who in PEERS
+    medians = {who: statistics.median(found) for who in (DBOS, DBOS_WAL)
                if (found := [*values(samples, who, row.work, row.figure).values()])}  # fmt: skip
     return (min if row.less else max)(medians, key=lambda who: medians[who]) if medians else None
 
@@ -200,6 +258,12 @@ def _within(work: str, base: str, figure: str = "rate") -> Callable[[Samples], l
     return found
 
 
+def _times(work: str, base: str, figure: str = "rate") -> Callable[[Samples], list[float]]:
+    """How many times worse than another of our own works, of the same round."""
+    better = _within(work, base, figure)
+    return lambda samples: [1 / part for part in better(samples)]
+
+
 TARGETS = [
     Target("drain, times the better DBOS", 10, _against(DBOS, "drain"), digits=1),
     Target("drain, part of the bare loop", 0.25, _against(LIMIT, "drain")),
@@ -217,3 +281,30 @@ TARGETS = [
     Target("steps, loop burns 1 ms slices, of quiet", 0.1, _within("busy_checkpoints_1000", "checkpoints")),
     Target("idle worker, % of a core", 1, _absolute("idle", "percent"), at_most=True),
 ]
+
+#: What we want on servers.
+TARGETS_POSTGRES = [
+    Target("drain, times DBOS", 5, _against(DBOS, "drain"), digits=1),
+    Target("checkpoints, times DBOS", 20, _against(DBOS, "checkpoints"), digits=1),
+    Target("trigger, 100 callers, times DBOS", 8, _against(DBOS, "triggers_together"), digits=1),
+    Target("trigger to done, p50 ms", 4, _absolute("latency", "p50"), at_most=True),
+    Target("  worker in another process, p50 ms", 10, _absolute("apart", "p50"), at_most=True),
+    Target("drain over a network of 1 ms, times longer", 2, _times("far_drain", "drain"), at_most=True),
+    Target("  steps, times longer", 2, _times("far_checkpoints", "checkpoints"), at_most=True),
+    Target("  trigger to done, times longer", 2, _times("far_latency", "latency", "p50"), at_most=True),
+    Target("2 worker processes, of 1", 1, _within("workers_2", "workers_1")),
+    Target("4 worker processes, of 1", 1, _within("workers_4", "workers_1")),
+    *[
+        Target(f"claim among 500,000 and 100,000{title}, times few", 2, _times("claims", "few_claims", shape), True)
+        for shape, title in (("plain", ""), ("keys_10", ", 10 keys"), ("keys_10000", ", 10,000 keys"),
+                             ("held_10", ", 10 held"), ("held_10000", ", 10,000 held"))
+    ],
+    Target("drain beside 200,000 finished, of alone", 0.9, _within("grown_drain", "drain")),
+    Target("drain with 20,000 pending, of shallow", 0.9, _within("deep", "shallow")),
+    Target("drain, part of the bare loop", 0.25, _against(LIMIT, "drain")),
+    Target("drain telling others, of not", 0.9, _within("drain", "silent_drain")),
+    Target("  2 worker processes", 0.9, _within("workers_2", "silent_workers_2")),
+    Target("drain, loop burns 0.2 ms slices, of quiet", 0.1, _within("busy_drain_200", "shallow")),
+    Target("idle worker, % of a core", 1, _absolute("idle", "percent"), at_most=True),
+]  # fmt: skip
+ON_TARGETS = {"sqlite": TARGETS, "postgres": TARGETS_POSTGRES, "mariadb": TARGETS_POSTGRES}

@@ -6,9 +6,23 @@ import statistics
 from collections.abc import Sequence
 from html import escape
 
-from plan import AGAIN, DBOS, DBOS_WAL, LIMIT, NAMES, OURS, ROWS, TARGETS, Row, Samples, better_peer, ratios, values
-
-_COLUMNS = (OURS, LIMIT, DBOS, DBOS_WAL)
+from plan import (
+    AGAIN,
+    ARMS,
+    DBOS,
+    DBOS_WAL,
+    LIMIT,
+    NAMES,
+    ON_TARGETS,
+    OURS,
+    PROCRASTINATE,
+    ROWS,
+    Row,
+    Samples,
+    better_peer,
+    ratios,
+    values,
+)
 
 
 def span(found: Sequence[float], digits: int) -> str:
@@ -23,24 +37,27 @@ def _factor(found: Sequence[float]) -> str:
     return span(found, 1 if found and statistics.median(found) >= 10 else 2)
 
 
-def table(samples: Samples) -> str:
+def table(samples: Samples, on: str = "sqlite") -> str:
     """What was measured: medians (min-max). The ratios are of pairs of a round; more than 1 is better for Holdfast."""
-    heads = ["", *[NAMES[who] for who in _COLUMNS], "× better DBOS", "× bare loop", "same code"]
-    lines = [heads]
+    columns = [who for who in ARMS[on] if who != AGAIN]
+    others = [who for who in (PROCRASTINATE, LIMIT, AGAIN) if who in ARMS[on]]
+    titles = {PROCRASTINATE: "× Procrastinate", LIMIT: "× bare loop", AGAIN: "same code"}
+    dbos = {"sqlite": ["× better DBOS"], "postgres": ["× DBOS"]}.get(on, [])
+    lines = [["", *[NAMES[who] for who in columns], *dbos, *[titles[who] for who in others]]]
     for row in ROWS:
         cells = [row.title]
-        cells += [span([*values(samples, who, row.work, row.figure).values()], row.digits) for who in _COLUMNS]
-        peer = better_peer(samples, row)
-        cells += [_factor(ratios(samples, row, OURS, other)) if other else "–" for other in (peer, LIMIT, AGAIN)]
+        cells += [span([*values(samples, who, row.work, row.figure).values()], row.digits) for who in columns]
+        against = [*([better_peer(samples, row)] if dbos else []), *others]
+        cells += [_factor(ratios(samples, row, OURS, other)) if other else "–" for other in against]
         if any(cell != "–" for cell in cells[1:]):
             lines.append(cells)
     return _aligned(lines)
 
 
-def targets(samples: Samples) -> str:
+def targets(samples: Samples, on: str = "sqlite") -> str:
     """What we want to reach, beside what was reached."""
     lines = [["to reach on two cores", "wanted", "measured", "reached"]]
-    for target in TARGETS:
+    for target in ON_TARGETS[on]:
         found = target.found(samples)
         wanted = f"{'≤' if target.at_most else '≥'} {target.wanted:,g}"
         verdict = "not measured" if not found else "yes" if target.reached(found) else "NO"
@@ -78,7 +95,7 @@ def chart(samples: Samples, caption: str) -> str:
     parts: list[str] = []
     y = 8
     for title, row, digits in _PANELS:
-        found = {who: statistics.median(those) for who in (OURS, DBOS_WAL, DBOS, LIMIT)
+        found = {who: statistics.median(those) for who in (OURS, DBOS_WAL, DBOS, PROCRASTINATE, LIMIT)
                  if (those := [*values(samples, who, row.work, row.figure).values()])}  # fmt: skip
         if not found:
             continue

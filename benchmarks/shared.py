@@ -57,6 +57,7 @@ def wait_for_the_word() -> None:
 
 def filled(work: str, sizes: Sequence[int]) -> tuple[int, int]:
     """How many runs are pending and how many have ended before a measurement, as its sizes say."""
+    work = work.removeprefix("far_").removeprefix("silent_")
     if work == "drain":
         runs, pending, finished = (*sizes, 0, 0)[:3]
         return max(runs, pending), finished

@@ -85,7 +85,7 @@ def test_one_command_measures_in_fresh_processes_and_keeps_everything(tmp_path: 
     assert facts["calls"] == ["again: family 1000", "holdfast: family 1000", "limit: family 1000"]
     assert all(facts["samples"][who]["family"][0]["rate"] > 0 for who in ("holdfast", "again", "limit"))
     assert ET.fromstring(picture.read_text(encoding="utf-8")).tag.endswith("svg")
-    assert all(version in done.stdout for version in (facts["Holdfast"]["SQLite"], facts["Holdfast"]["Python"]))
+    assert all(version in done.stdout for version in (facts["database"]["SQLite"], facts["Holdfast"]["Python"]))
 
 
 def test_the_order_is_by_chance_and_comes_again_with_its_seed() -> None:

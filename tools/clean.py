@@ -11,6 +11,7 @@ MADE = [
     ".venv",
     ".venv-3.*",
     ".venv-dbos",
+    ".venv-procrastinate",
     ".coverage",
     ".coverage.*",
     ".mypy_cache",
