@@ -328,7 +328,8 @@ class Execution:
         transition = TABLE[outcome.cause]
         delay = _REST if outcome.cause is Cause.RELEASE else outcome.delay
         output, error = map(self.engine.payloads.seal_some, (outcome.output, outcome.error))
-        ending = Ending(self.lease, transition, output, error, outcome.error_type, delay)
+        keyed = self.row.concurrency_key is not None
+        ending = Ending(self.lease, transition, output, error, outcome.error_type, delay, keyed)
         what = f"the end of run {self.row.id}"
         return [*self.pending_notes(), Ticket("finish", ending, what=what, weight=len(outcome.output or ""))]
 

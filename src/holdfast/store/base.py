@@ -159,6 +159,8 @@ class Ending(NamedTuple):
     error_type: str | None = None
     delay: int = 0
     """Microseconds until it may be claimed again, where the transition leads back to pending."""
+    keyed: bool = True
+    """False: the run has no concurrency key, so nobody need look whether it has."""
 
 
 class Ended(NamedTuple):

@@ -44,6 +44,10 @@ _CONNECTION = {
 #: what it plans then is kept.
 _SETTINGS = {"jit": "off", "enable_seqscan": "off"}
 
+#: Who writes says the same few statements again and again, and none of them is better off for knowing its values. Planning
+#: a claim anew, which is what the server would do, takes a third as long as claiming a hundred runs.
+_WRITING = {"plan_cache_mode": "force_generic_plan"}
+
 #: After so many statements, and each time that many more, all is planned anew: what was planned for a table of ten rows
 #: is slow for ten thousand.
 _PLANNED_ANEW = 64
@@ -222,6 +226,8 @@ class Link:
             values.pop("client_encoding") if "client_encoding" not in given else None
         else:
             settings = {**_SETTINGS, **{key: f"{value}ms" for key, value in self._timeouts().items()}}
+            if not self.read_only:
+                settings |= _WRITING
             ours = " ".join(f"-c {key}={value}" for key, value in settings.items())
             # What comes later counts: an option in the URL.
             values["options"] = f"{ours} {given.get('options', '')}".strip()

@@ -50,7 +50,7 @@ union all
 select c.id{", null" * COLUMNS.count(",")} from c where c.concurrency_key is not null
 union all
 select null{", null" * COLUMNS.count(",")}
-where (select count(*) from c) < $2 and (
+where case when (select count(*) from c) < $2 then
   exists (select 1 from p where concurrency_key is not null and concurrency_key not in (select key from k))
   or exists (
     select 1 from job
@@ -58,7 +58,8 @@ where (select count(*) from c) < $2 and (
       on r.status = 'pending' and r.due = 1 and r.turn <> 1 and r.crashes >= 0
       and r.queue = job.queue and r.job_name = job.name
     where job.room is null and r.id <> all (array(select id from p))
-      and (r.concurrency_key is null or {_FIRST_OF_KEY.format(run="r", wanted="$1")})))"""
+      and (r.concurrency_key is null or {_FIRST_OF_KEY.format(run="r", wanted="$1")}))
+  end"""
 
 _PARTS = {
     "lease_first": _LEASE_FIRST,

@@ -49,7 +49,7 @@ class Needs:
 
     runs: set[str] = field(default_factory=set)
     ending: set[str] = field(default_factory=set)
-    """Runs that may give up their concurrency key, or their place in its line."""
+    """Runs that may give up their concurrency key, or their place in its line. Which key has to be looked up."""
     trees: set[str] = field(default_factory=set)
     """Runs that are touched with all below them."""
     keys: set[str] = field(default_factory=set)
@@ -72,7 +72,8 @@ class Needs:
             elif verb == "renew_leases":
                 needs.runs.update([renewal.lease.run_id for renewal in rows])
             elif verb == "finish":
-                needs.ending.update([ending.lease.run_id for ending in rows])
+                for ending in rows:
+                    (needs.ending if ending.keyed else needs.runs).add(ending.lease.run_id)
             elif verb == "cancel":
                 needs.ending.update(rows)
             elif verb in ("delete", "drop_outputs"):
