@@ -10,7 +10,9 @@ cross join lateral (select * from holdfast_runs where id = e.id offset 0) as r;
 select s.run_id, s.name, s.occurrence, s.position, s.generation
 from jsonb_array_elements($1::jsonb) as e (value)
 cross join lateral (
-  select * from holdfast_steps where run_id = e.value ->> 0 and position >= (e.value ->> 1)::bigint offset 0) as s;
+  select * from holdfast_steps
+  where run_id = e.value ->> 0 and position >= (e.value ->> 1)::bigint
+  order by position offset 0) as s;
 
 -- name: marked_steps
 select s.run_id, s.name, s.occurrence, s.position, s.status, s.attempt, s.generation, s.fingerprint,

@@ -21,7 +21,7 @@ on conflict do nothing;
 -- The same for runs whose time has come, as many as `promote` takes.
 with c as materialized (
   select concurrency_key as key from holdfast_runs
-  where status = 'pending' and due = 0 and run_at <= $1
+  where status = 'pending' and due = 0 and attempt >= 0 and run_at <= $1
   order by run_at limit $2)
 insert into holdfast_keys (key, kind)
 select c.key, 'key'

@@ -30,5 +30,5 @@ order by started_at, id;
 -- Every run that is leased. While it is, nothing but its claim sets `updated_at`.
 select lease_owner, id, job_name, updated_at
 from holdfast_runs
-where status = 'leased'
+where status = 'leased' and crashes >= 0
 order by updated_at, id;
