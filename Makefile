@@ -20,7 +20,7 @@ help:
 	@echo "make test     all tests on every installed Python   (PYTHON=3.12  ON=postgres  ARGS=\"-k name\")"
 	@echo "make servers  PostgreSQL and MariaDB for the tests: install what is missing, try both   (ARGS=--stay)"
 	@echo "make bench    Holdfast beside DBOS and a bare loop, on this machine   (ARGS=--quick)"
-	@echo "make storm    kill and stop real processes for ten minutes, and check what happened   (ARGS=\"--seed 7 --minutes 2\")"
+	@echo "make storm    kill and stop real processes, ten minutes on each of two databases, and check   (ARGS=\"--seed 7 --minutes 2\")"
 	@echo "make check    format, lint, strict types"
 	@echo "make clean    remove virtual environments, caches and build results"
 
@@ -39,6 +39,8 @@ bench:
 storm:
 	@echo "Storm: processes are killed and stopped while they work, and then all that happened is checked."
 	$(TOOL) tools/environment.py dev python tests/storm/storm.py $(if $(ARGS),$(ARGS),--seed 1 --minutes 10)
+	@echo "The same on PostgreSQL, whose server is restarted meanwhile."
+	$(TOOL) tools/environment.py dev python tests/storm/storm.py --on postgres $(if $(ARGS),$(ARGS),--seed 1 --minutes 10)
 	@echo "Crash campaign: a process dies at every point that the crash tests enumerate."
 	$(TOOL) tools/environment.py dev python -m pytest tests/crash -q
 	@echo "Mutants: each guard is taken out once; somebody has to notice."

@@ -59,7 +59,7 @@ create trigger audit_run after insert on holdfast_runs begin
 create trigger audit_change after update on holdfast_runs begin
   insert into audit (kind, run_id, name, before, after, generation_before, generation, owner_before)
   values ('change', new.id, case when new.attempt <> old.attempt then 'attempt'
-      when old.status = 'leased' and new.generation <> old.generation and old.lease_expires_at <= new.updated_at
+      when old.status = 'leased' and new.crashes > old.crashes and old.lease_expires_at <= new.updated_at
       then 'expired' end,
     old.status, new.status, old.generation, new.generation, old.lease_owner); end;
 create trigger audit_gone after delete on holdfast_runs begin

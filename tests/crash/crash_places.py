@@ -167,7 +167,12 @@ def made(folder: Path) -> Place:
 def of(folder: Path) -> Place | None:
     """The one of this folder's case; None: it is a file in the folder."""
     address = folder / ADDRESS
-    return _places[address.read_text()] if address.exists() else None
+    if not address.exists():
+        return None
+    url = address.read_text()
+    if url not in _places:
+        _places[url] = Place(url)
+    return _places[url]
 
 
 def close() -> None:

@@ -6,8 +6,8 @@
 
 The hunters, in this order: the simulation (some thousand seeds or 20 s), the named tests of the mutant (each must fail
 with it and pass without), the crash campaign (the operation and phase that are noted with the mutant, or some that
-fit many), and the storm (real processes that are killed, twice a quarter of a minute). A survivor is a hole in the
-tests: it is printed plainly, and the exit code is 1.
+fit many), and the storm (real processes that are killed, twice a quarter of a minute, on the database that the mutant
+is about). A survivor is a hole in the tests: it is printed plainly, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -138,12 +138,24 @@ def crashed(mutant: Mutant) -> str:
     return ""
 
 
+def database_of(mutant: Mutant) -> str:
+    """Where the storm can see it."""
+    for fault in mutant.faults:
+        where = getattr(fault, "where", "")
+        if where.startswith(("store.postgres", "store.several_writers")):
+            return "postgres"
+        if where.startswith("store.mysql"):
+            return "mariadb"
+    return "sqlite"
+
+
 def stormed(mutant: Mutant) -> str:
     storm = str(TESTS / "storm" / "storm.py")
+    on = database_of(mutant)
     for seed in STORMS:
         with tempfile.TemporaryDirectory() as folder:
             figures = Path(folder, "figures.json")
-            command = [sys.executable, storm, "--seed", str(seed), "--short", "--mutant", mutant.name]
+            command = [sys.executable, storm, "--seed", str(seed), "--short", "--mutant", mutant.name, "--on", on]
             done = subprocess.run([*command, "--json", str(figures)], capture_output=True, text=True, check=False)
             if done.returncode != 1:  # 2: too little has happened to say anything
                 continue

@@ -303,6 +303,19 @@ def _by_the_time_of_the_beginning(statements: Any) -> Any:
     return planted
 
 
+def _said_otherwise(name: str, part: str, by: str = "") -> Callable[[Any], Any]:
+    """A statement of PostgreSQL with a part of its text changed."""
+
+    def changed(statements: Any) -> Any:
+        def planted(schema: str) -> dict[str, str]:
+            texts = statements(schema)
+            return {**texts, name: _changed(f"PostgreSQL's statement {name}", texts[name], part, by)}
+
+        return planted
+
+    return changed
+
+
 # -- the list --------------------------------------------------------------------------------------------------------
 
 
@@ -927,6 +940,26 @@ _HELD = (
     "store/test_held_transactions.py::test_a_checkpoint_that_is_held_across_a_takeover_is_read_by_whoever_takes_over"
 )
 _POSTGRES = "store/test_postgres_place.py::test_"
+_add(
+    "checkpoint without its fence on PostgreSQL",
+    Patch(
+        "store.postgres:statements",
+        _said_otherwise(
+            "save_steps",
+            "where r.generation = (e.value ->> 7)::bigint and r.lease_owner = e.value ->> 0\n",
+            "where true\n",
+        ),
+    ),
+    tests=("store/test_postgres.py::TestPostgres::test_checkpoints_of_lost_leases_are_refused",),
+)
+_add(
+    "end without its fence on PostgreSQL",
+    Patch(
+        "store.postgres:statements",
+        _said_otherwise("finish", " and r.generation = e.generation and r.lease_owner = e.owner"),
+    ),
+    tests=("store/test_postgres.py::TestPostgres::test_endings_of_lost_leases_are_refused_and_told_what_the_run_is",),
+)
 _add(
     "row lock dropped",
     Code("store.several_writers:SeveralWriters._lock", ("if runs:", "if False:")),

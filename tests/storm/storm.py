@@ -1,33 +1,39 @@
 """A storm over Holdfast: processes are killed and stopped while they work, and then all that happened is checked.
 
-    python tests/storm/storm.py --seed 7 --minutes 2 [--mutant NAME] [--json FILE] [--short]
+    python tests/storm/storm.py --seed 7 --minutes 2 [--on postgres] [--mutant NAME] [--json FILE] [--short]
 
-It runs one storm after the other, each on a database of its own, until the time is over and enough was struck. Exit
-code 1 and the smallest witness if a promise was broken or nothing moves any more; 2 if too little was tried to say
-anything.
+It runs one storm after the other, each on a database of its own, until the time is over and enough was struck. On
+PostgreSQL and MariaDB the server is one of our own, and is restarted again and again, in order and at once. Exit code
+1 and the smallest witness if a promise was broken or nothing moves any more; 2 if too little was tried to say
+anything; 3 if there is no such server.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import importlib
 import json
+import os
 import platform
-import sqlite3
 import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
-for folder in (HERE, HERE.parent / "crash", HERE.parent / "mutants"):
+for folder in (HERE, HERE.parent / "crash", HERE.parent / "mutants", HERE.parent):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
 
 from storm_checker import STALE, vacuous  # noqa: E402
 from storm_field import Goals, Outcome, Storm  # noqa: E402
+
+import servers  # noqa: E402
 
 #: Seconds of one storm of a campaign, before its healing.
 EPOCH = 40.0
@@ -44,6 +50,12 @@ LEAST = {
     "given up": 1, "raced keys": 50,
     **{f"stale {verb}": 20 for verb in STALE},
 }  # fmt: skip
+#: And of a server.
+LEAST_SERVER_SHORT = {"runs ended": 200, "kills": 6, "looks at the step before": 40, "server restarts": 2}
+LEAST_SERVER = {
+    "runs ended": 1000, "kills": 100, "server restarts": 5, "restarts, fast": 2, "restarts, immediate": 2,
+    "stops within a transaction": 5,
+}  # fmt: skip
 #: Per minute, for a campaign that is neither.
 _LONG = 10.0
 
@@ -53,6 +65,8 @@ class Campaign:
     """What several storms came to together."""
 
     seed: int
+    database: str = ""
+    """What it ran on, with its version."""
     outcomes: list[Outcome] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     broken: list[tuple[str, str]] = field(default_factory=list)
@@ -95,6 +109,12 @@ ROWS = (
     ("stopped in order, and started again", "stopped in order"),
     ("SIGSTOP past the lease, then SIGCONT", "stops past the lease"),
     ("  with the right to write", "stops with the right to write"),
+    ("  within an open transaction", "stops within a transaction"),
+    ("server restarts", "server restarts"),
+    ("  fast", "restarts, fast"),
+    ("  immediate", "restarts, immediate"),
+    ("sessions that the server ended within a transaction", "sessions ended"),
+    ("deadlocks", "deadlocks"),
     ("leases taken over", "takeovers"),
     ("runs given up, after five lost leases without progress", "given up"),
     ("  other than the job that kills its worker", "given up beside it"),
@@ -109,6 +129,8 @@ ROWS = (
     ("looks that the step before was saved", "looks at the step before"),
     ("single checks", "checks"),
 )
+#: Not told of a file.
+_OF_SERVERS = ("server restarts", "restarts, fast", "restarts, immediate", "sessions ended", "deadlocks")
 
 
 def _version() -> str:
@@ -121,7 +143,9 @@ def _version() -> str:
 def table(campaign: Campaign, command: str, problems: list[str]) -> str:
     counts = campaign.counts
     width = max(len(words) for words, _ in ROWS) + 2
-    lines = [f"{words:<{width}}{counts[what]:>10,}" for words, what in ROWS]
+    lines = [
+        f"{words:<{width}}{counts[what]:>10,}" for words, what in ROWS if what in counts or what not in _OF_SERVERS
+    ]
     lines += ["", f"{'stale writes':<{width}}{'attempted':>10}{'accepted':>10}"]
     for verb in (*STALE, "save_attempts"):
         lines.append(f"  {verb:<{width - 2}}{counts[f'stale {verb}']:>10,}{counts[f'accepted {verb}']:>10,}")
@@ -134,7 +158,7 @@ def table(campaign: Campaign, command: str, problems: list[str]) -> str:
         f"{'longest time from the last fault to the end of all runs, s':<{width}}{campaign.healing:>10.1f}",
         "",
         f"seed {campaign.seed}, {campaign.seconds:.0f} s, Holdfast {_version()}, "
-        f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {platform.system()} "
+        f"Python {platform.python_version()}, {campaign.database}, {platform.system()} "
         f"{platform.release()}",
         f"again: {command}",
     ]
@@ -142,20 +166,43 @@ def table(campaign: Campaign, command: str, problems: list[str]) -> str:
 
 
 def run(
-    seed: int, minutes: float, *, short: bool = False, mutant: str | None = None, keep: bool = False
+    seed: int, minutes: float, *, on: str = "sqlite", short: bool = False, mutant: str | None = None, keep: bool = False
 ) -> tuple[Campaign, list[str]]:
     """The campaign, and what is lacking of it: empty if enough was struck."""
+    if on == "sqlite":
+        return _run(seed, minutes, None, short=short, mutant=mutant, keep=keep)
+    os.environ["HOLDFAST_TEST_ON"] = on
+    for name in ("storm_lines", "crash_places"):  # once, before all forks
+        importlib.import_module(name)
+    begun = {"postgres": servers.postgres, "mariadb": servers.mariadb}[on]
+    with begun(fsync=True) as server:
+        campaign, lacking = _run(seed, minutes, server, short=short, mutant=mutant, keep=keep)
+        if on == "postgres":  # MariaDB writes neither down
+            campaign.counts["sessions ended"] = server.log.count("due to idle-in-transaction timeout")
+            campaign.counts["deadlocks"] = server.log.count("deadlock detected")
+    return campaign, lacking
+
+
+def _run(
+    seed: int, minutes: float, server: Any, *, short: bool, mutant: str | None, keep: bool
+) -> tuple[Campaign, list[str]]:
     campaign = Campaign(seed)
     until = time.monotonic() + 60 * minutes
-    least = LEAST_SHORT if short else _least(minutes)
+    least = _least(minutes, LEAST_SHORT, None if short else LEAST)
+    if server is not None:
+        least.update(_least(minutes, LEAST_SERVER_SHORT, None if short else LEAST_SERVER))
     number = 0
     while True:
         if short:
             goals = Goals(seconds=10, most=25, runs=600, kills=9, stops=4)
+            if server is not None:  # a session of a server begins slower than a file is opened
+                goals = Goals(seconds=8, most=90, runs=250, kills=7, stops=3, restarts=2, up=(500, 2000))
         else:
             left = until - time.monotonic()
-            goals = Goals(seconds=min(EPOCH, max(left, 15)), most=2 * EPOCH, runs=200, kills=5, stops=2)
-        storm = Storm(seed * 1000 + number, goals, mutant=mutant, say=lambda words: print(words, flush=True))
+            goals = Goals(seconds=min(EPOCH, max(left, 15)), most=2 * EPOCH, runs=200, kills=5, stops=2, restarts=1)
+        said = functools.partial(print, flush=True)
+        storm = Storm(seed * 1000 + number, goals, mutant=mutant, server=server, say=said)
+        campaign.database = campaign.database or storm.place.version()
         try:
             outcome = storm.run()
         except BaseException:
@@ -165,6 +212,7 @@ def run(
             raise
         campaign.add(outcome)
         if keep or (mutant is None and (outcome.error or outcome.found.broken)):
+            storm.place.leave(outcome.folder)
             print(f"kept: {outcome.folder}")
         else:
             storm.forget()
@@ -178,17 +226,18 @@ def run(
     return campaign, lacking
 
 
-def _least(minutes: float) -> dict[str, int]:
-    if minutes >= _LONG:
-        return LEAST
-    part = minutes / _LONG
-    return {what: max(LEAST_SHORT.get(what, 1), round(many * part)) for what, many in LEAST.items()}
+def _least(minutes: float, short: dict[str, int], long: dict[str, int] | None) -> dict[str, int]:
+    if long is None:
+        return dict(short)
+    part = min(minutes / _LONG, 1.0)
+    return {what: max(short.get(what, 1), round(many * part)) for what, many in long.items()}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Kill and stop processes that work, and check what happened.")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=_LONG)
+    parser.add_argument("--on", choices=["sqlite", *servers.KINDS], default="sqlite", help="the kind of database")
     parser.add_argument("--mutant", help="plant this fault (tests/mutants) in all processes: it should be found")
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--short", action="store_true", help="one storm of some seconds, as in `make test`")
@@ -196,14 +245,19 @@ def main() -> int:
     options = parser.parse_args()
     try:
         campaign, lacking = run(
-            options.seed, options.minutes, short=options.short, mutant=options.mutant, keep=options.keep
-        )
+            options.seed, options.minutes,
+            on=options.on, short=options.short, mutant=options.mutant, keep=options.keep,
+        )  # fmt: skip
+    except servers.ServerTrouble as trouble:
+        print(f"NO {servers.NAMES.get(options.on)}: {trouble}", file=sys.stderr)
+        return 3
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
         return 130
     form = "--short" if options.short else f"--minutes {options.minutes:g}"
     mutant = f" --mutant {options.mutant!r}" if options.mutant else ""
-    command = f"python tests/storm/storm.py --seed {options.seed} {form}{mutant}"
+    on = f" --on {options.on}" if options.on != "sqlite" else ""
+    command = f"python tests/storm/storm.py{on} --seed {options.seed} {form}{mutant}"
     for witness in campaign.witnesses.values():
         print(f"\n{witness}")
     for error in campaign.errors:
@@ -217,7 +271,7 @@ def main() -> int:
             "healing": round(campaign.healing, 1), "counts": dict(campaign.counts),
             "violations": dict(Counter(invariant for invariant, _ in campaign.broken)), "errors": campaign.errors,
             "lacking": lacking, "holdfast": _version(), "python": platform.python_version(),
-            "sqlite": sqlite3.sqlite_version, "command": command,
+            "database": campaign.database, "command": command,
         }  # fmt: skip
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
     return 1 if campaign.broken or campaign.errors else 2 if problems else 0

@@ -24,8 +24,9 @@ MORE_TASKS = 2
 MORE_RSS = 48 << 10
 #: What a job's log says after each step.
 _SAYS = "is done"
-#: What the doctor may find: this SQLite, and the row that was made unreadable.
-_KNOWN = ("sqlite", "payloads")
+#: What the doctor may find: this SQLite, the row that was made unreadable, dead rows after minutes of writing, and a
+#: notification that is slow on a machine this busy.
+_KNOWN = ("sqlite", "payloads", "dead rows", "notifications")
 
 
 class StormChecker(Checker):
@@ -314,7 +315,8 @@ class StormChecker(Checker):
             if row["kind"] in ("step", "step anew"):
                 in_a_row[run] = 0
             elif row["kind"] == "change" and row["before"] == "leased" and row["after"] in ("pending", "failed"):
-                # Not what a worker puts back whose claim got no answer: that was never begun.
+                # Not what a worker puts back that holds no such lease any more: its claim got no answer, or the server
+                # was away for longer.
                 in_a_row[run] += row["name"] == "expired"
                 words = f"{in_a_row[run]} leases lost in a row"
                 self.need(in_a_row[run] <= MOST_CRASHES, "I14", words, run)

@@ -16,7 +16,6 @@ import select
 import shutil
 import signal
 import socket
-import sqlite3
 import sys
 import tempfile
 import time
@@ -27,10 +26,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import storm_places
 import storm_processes
 from crash_checker import AUDIT, Findings
+from crash_world import ADDRESS
 from storm_checker import StormChecker
-from storm_plan import Life, life_of_client, life_of_worker
+from storm_plan import UP, Life, life_of_client, life_of_worker, restarts
 from storm_processes import LEASE
 from storm_world import serve
 
@@ -38,6 +39,8 @@ WORKERS = 3
 CLIENTS = 2
 #: Seconds without an end and without a checkpoint, once no faults come any more: at least three leases.
 PATIENCE = max(3 * LEASE, 10.0)
+#: Seconds between two looks whether others have taken what a stopped process held.
+_LOOK = 0.1
 #: Seconds for a process that nobody disturbs: the migration, the reader.
 ALONE = 90.0
 #: Runs that the reader looks at over every way there is.
@@ -65,6 +68,10 @@ class Goals:
     runs: int = 0
     kills: int = 0
     stops: int = 0
+    restarts: int = 0
+    """Of the server, where there is one."""
+    up: tuple[int, int] = UP
+    """Events in the world between two of them, at least and at most."""
 
 
 @dataclass
@@ -81,6 +88,9 @@ class Process:
     stopped_at: float | None = None
     inside: bool = False
     """It was stopped with the right to write, or perhaps."""
+    in_transaction: bool = False
+    """It was stopped between two statements of a transaction."""
+    looked_at: float = 0.0
     owner: str = ""
     asked_to_end: bool = False
 
@@ -102,12 +112,33 @@ class Outcome:
 class Storm:
     """One database, from its first migration to the last reading."""
 
-    def __init__(self, seed: int, goals: Goals, *, mutant: str | None = None, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        seed: int,
+        goals: Goals,
+        *,
+        mutant: str | None = None,
+        server: Any = None,
+        say: Callable[[str], None],
+    ) -> None:
+        """`server` is one of our own, of `servers`: the database is made there, and it is restarted now and then."""
         self.seed = seed
         self.goals = goals
         self.mutant = mutant
         self.say = say
         self.folder = Path(tempfile.mkdtemp(prefix="storm-"))
+        self.server = server
+        self._restarts = restarts(seed, goals.up)
+        self._next, self._restarted_at = next(self._restarts), 0
+        self._up_at: float | None = None
+        """When the server is to be started again, if it is stopped."""
+        self._database = ""
+        if server is not None:
+            self._database = server.create_database()
+            (self.folder / ADDRESS).write_text(
+                server.url(self._database) + "?schema=public" * (server.kind == "postgres")
+            )
+        self.place = storm_places.of(self.folder)
         self.counts: Counter[str] = Counter()
         self.processes: dict[int, Process] = {}
         self.lives: Counter[tuple[str, int]] = Counter()
@@ -166,7 +197,7 @@ class Storm:
         life_number = self.lives[role, number]
         self.lives[role, number] += 1
         planned = life_of_worker if role == "worker" else life_of_client
-        life = planned(self.seed, number, life_number)
+        life = planned(self.seed, number, life_number, server=self.server is not None)
         work = storm_processes.run_worker if role == "worker" else storm_processes.run_client
         faults = [] if self.healing else life.faults
         pid = self.fork(
@@ -229,22 +260,26 @@ class Storm:
             error = str(broken)
         finally:
             self.end_all()
+            self.bring_up()
             listening.close()
             signal.set_wakeup_fd(before)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             for end in (self._bell, self._ring):
                 os.close(end)
-        if (self.folder / "holdfast.db").exists() and (self.folder / "world.log").exists():
+        if self.place.exists() and (self.folder / "world.log").exists():
             checker = StormChecker(self.folder, bad_rows={id: row[-1] for id, row in BAD_ROWS.items()})
             checker.whole = not error
             found = checker.check()
             found.counts.update(self.counts)
+        self.place.forget()
         return Outcome(
             self.seed, found, found.counts, self.folder, time.monotonic() - self._began, self.healed_in, error
         )
 
     def forget(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
+        if self.server is not None:
+            self.server.drop_database(self._database)
 
     def enough(self) -> bool:
         lasted, goals = time.monotonic() - self._began, self.goals
@@ -254,6 +289,7 @@ class Storm:
             self.counts["kills"] >= goals.kills
             and self.counts["stops past the lease"] >= goals.stops
             and self.counts["triggered"] >= goals.runs
+            and (self.server is None or self.counts["server restarts"] >= goals.restarts)
         )
         return lasted >= goals.seconds and reached
 
@@ -265,9 +301,27 @@ class Storm:
         self.hear()
         for process in list(self.processes.values()):
             self.look_at(process)
+        if self.server is not None:
+            self.shake()
         if not self._bad_rows and self.events > 500:
             self.insert_bad_rows()
         self.say_how_it_goes()
+
+    def shake(self) -> None:
+        """Stop the server where the plan says so, and start it again when it has been away for long enough."""
+        if self._up_at is not None:
+            if time.monotonic() >= self._up_at:
+                self.bring_up()
+        elif not self.healing and self.events - self._restarted_at >= self._next.after:
+            self.server.stop(self._next.how)
+            self._up_at = time.monotonic() + LEASE * self._next.down
+            self.counts[f"restarts, {self._next.how}"] += 1
+            self.counts["server restarts"] += 1
+
+    def bring_up(self) -> None:
+        if self._up_at is not None:
+            self.server.start()
+            self._next, self._restarted_at, self._up_at = next(self._restarts), self.events, None
 
     def hear(self) -> None:
         """What the world was told since the last time."""
@@ -280,7 +334,7 @@ class Storm:
             if event["ev"] == "fault":
                 self.counts["ambiguous answers"] += event["phase"] == "unanswered"
                 if process is not None and event["phase"] == "paused":
-                    process.inside = not event["point"].startswith("begin")
+                    process.inside = process.in_transaction = not event["point"].startswith("begin")
             elif event["ev"] == "struck by a job":
                 self.counts["kills by a job"] += 1
             elif event["ev"] == "working" and process is not None:
@@ -345,26 +399,19 @@ class Storm:
         if lasted < LEASE * (process.life.stopped_for if process.inside else 1.0) and not self.healing:
             return
         held = "select count(*) from holdfast_runs where status = 'leased' and lease_owner = ?"
-        if process.inside or self.healing or lasted > 6 * LEASE or self.ask(held, process.owner) == 0:
+        # A server ends the session of who says nothing within a transaction: so what it has locked is free again.
+        for_certain = (process.inside and self.server is None) or self.healing or lasted > 6 * LEASE
+        if not for_certain and time.monotonic() - process.looked_at < _LOOK * (self.server is not None):
+            return
+        process.looked_at = time.monotonic()
+        if for_certain or self.place.ask(held, process.owner) == 0:
             self.counts["stops past the lease"] += lasted >= LEASE
             self.counts["stops with the right to write"] += process.inside
-            process.stopped_at, process.inside = None, False
+            self.counts["stops within a transaction"] += process.in_transaction and lasted >= LEASE
+            process.stopped_at, process.inside, process.in_transaction = None, False, False
             os.kill(process.pid, signal.SIGCONT)
 
     # -- the database, from outside ----------------------------------------------------------------------------
-
-    def ask(self, sql: str, *values: Any) -> Any:
-        """The first column of the first row; None if that can't be read now.
-
-        The connection is closed at once: who forks must not have one. And nothing is waited for: who holds the file may
-        be stopped, and it is for us to let it go on.
-        """
-        with contextlib.closing(self.connect()) as database, contextlib.suppress(sqlite3.OperationalError):
-            return database.execute(sql, values).fetchone()[0]
-        return None
-
-    def connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.folder / "holdfast.db", timeout=0.2)
 
     def insert_bad_rows(self) -> None:
         now = time.time_ns() // 1000
@@ -374,13 +421,11 @@ class Storm:
         )
         rows = [(id, job, text, retry, now, now, now) for id, (job, text, retry, _) in BAD_ROWS.items()]
         # If somebody else writes now, then at the next look.
-        with contextlib.closing(self.connect()) as database, contextlib.suppress(sqlite3.OperationalError), database:
-            database.executemany(insert, rows)
-            self._bad_rows = True
+        self._bad_rows = self.place.insert(insert, rows)
 
     def unfinished(self) -> int | None:
         marks = ", ".join("?" * len(_NOTHING_ENDS))
-        found: int | None = self.ask(
+        found: int | None = self.place.ask(
             f"select count(*) from holdfast_runs where status in ({marks}) and id <> 'bad-job'", *_NOTHING_ENDS
         )
         return found
@@ -390,21 +435,23 @@ class Storm:
         if now - self._said_at < 5:
             return
         self._said_at = now
-        done = self.ask("select count(*) from holdfast_runs where completed_at is not null")
-        taken = self.ask(
-            "select count(*) from audit where kind = 'change' and before = 'leased' and after in ('pending', 'failed')"
-            " and generation <> generation_before"
+        done = self.place.ask("select count(*) from holdfast_runs where completed_at is not null")
+        taken = self.place.ask(
+            "select count(*) from audit where kind = 'change' and \"before\" = 'leased'"
+            " and after in ('pending', 'failed') and generation <> generation_before"
         )
         counts = self.counts
         self.say(
             f"seed {self.seed}: {now - self._began:4.0f} s{', healing' if self.healing else ''}, {done} runs done, "
             f"{counts['kills']} kills, {counts['stops']} stops, {taken} takeovers"
+            + (f", {counts['server restarts']} restarts" if self.server is not None else "")
         )
 
     # -- after the faults --------------------------------------------------------------------------------------
 
     def heal(self) -> None:
         """No more faults; the clients come to their end."""
+        self.bring_up()
         self.healing = True
         for process in self.processes.values():
             os.kill(process.pid, signal.SIGHUP)
@@ -424,7 +471,7 @@ class Storm:
                 continue
             looked = time.monotonic()
             unfinished = self.unfinished()
-            saved = self.ask("select count(*) from holdfast_steps")
+            saved = self.place.ask("select count(*) from holdfast_steps")
             if unfinished is None or saved is None:
                 continue
             if unfinished < fewest or saved > most:
@@ -443,14 +490,13 @@ class Storm:
         """What the rows say, and what all threads are doing."""
         for process in self.processes.values():
             os.kill(process.pid, signal.SIGUSR2)
-        rows: list[Any] = []
-        with contextlib.closing(self.connect()) as database, contextlib.suppress(sqlite3.OperationalError):
-            database.row_factory = sqlite3.Row
+        rows: list[dict[str, Any]] = []
+        with contextlib.suppress(*self.place.away):
             marks = ", ".join("?" * len(_NOTHING_ENDS))
-            rows = database.execute(
-                f"select * from holdfast_runs where status in ({marks}) order by id limit 20", _NOTHING_ENDS
-            ).fetchall()
-        shown = [" ".join(f"{key}={row[key]}" for key in row.keys() if row[key] is not None) for row in rows]  # noqa: SIM118
+            rows = self.place.rows(
+                f"select * from holdfast_runs where status in ({marks}) order by id limit 20", *_NOTHING_ENDS
+            )
+        shown = [" ".join(f"{key}={value}" for key, value in row.items() if value is not None) for row in rows]
         until = time.monotonic() + 2
         while time.monotonic() < until:
             select.select([self._bell], [], [], 0.1)
@@ -488,9 +534,8 @@ class Storm:
 
     def read_back(self) -> None:
         """Those that were struck most, over all ways; all others at a glance."""
-        with contextlib.closing(self.connect()) as database:
-            asked = "select id from holdfast_runs where completed_at is not null order by generation desc, id limit ?"
-            closely = [id for (id,) in database.execute(asked, (CLOSELY,))]
+        asked = "select id from holdfast_runs where completed_at is not null order by generation desc, id limit ?"
+        closely = [row["id"] for row in self.place.rows(asked, CLOSELY)]
         self.alone("reader", lambda: storm_processes.run_reader(self.folder, closely))
 
     def end_all(self) -> None:

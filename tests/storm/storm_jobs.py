@@ -53,7 +53,7 @@ def total(n: int) -> int:
 class Bodies:
     """The bodies of the steps in one process."""
 
-    def __init__(self, world: Line, saved: Callable[[str, str], bool], lease: float) -> None:
+    def __init__(self, world: Line, saved: Callable[[str, str], bool | None], lease: float) -> None:
         self.world = world
         self._saved = saved
         self._lease = lease
@@ -66,9 +66,10 @@ class Bodies:
             "run": row.id, "step": name, "gen": row.generation, "attempt": row.attempt,
             "key": step.idempotency_key(name),
         }  # fmt: skip
-        looked = {}
+        looked: dict[str, Any] = {}
         if before is not None and self.chance.random() < 0.1:
-            looked = {"before": before, "saved": self._saved(row.id, before)}
+            saved = self._saved(row.id, before)
+            looked = {"before": before, "saved": saved} if saved is not None else {}
         self.world.tell("begin", **told, **looked)
         return told
 

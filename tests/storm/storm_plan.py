@@ -6,8 +6,11 @@ ends, is a point that it comes to by itself, or a moment: after so many more eve
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 from storm_wire import Fault
 
@@ -26,6 +29,11 @@ WAITING_ROUNDS = {
     "begin with save_logs": 60,
 }  # fmt: skip
 INSIDE = {"save_steps": 60, "finish": 40, "commit": 80, "claim": 40}
+#: What several writers do besides, on a server.
+SERVER_POINTS = {"lock_runs": 120, "lock_keys": 40, "claim_keyed": 20, "keys_of": 40}
+SERVER_INSIDE = {**INSIDE, "lock_runs": 80, "save_logs": 60, "save_progress": 60}
+#: Events in the world between two restarts of the server, at least and at most.
+UP = (1_200, 4_500)
 
 
 @dataclass
@@ -49,7 +57,25 @@ class Life:
         return ", ".join([*parts, f"{'stop' if self.in_order else 'kill'} after {self.end_after} events"])
 
 
-def life_of_worker(seed: int, number: int, life: int) -> Life:
+class Restart(NamedTuple):
+    """An end of the server, and its beginning."""
+
+    after: int
+    """Events in the world, counted from the restart before."""
+    how: Literal["fast", "immediate"]
+    down: float
+    """Leases until it is started again."""
+
+
+def restarts(seed: int, up: tuple[int, int] = UP) -> Iterator[Restart]:
+    """Of the server, which is `up` for so many events: in order and at once by turns, without an end."""
+    chance = random.Random(f"{seed} server")
+    ways: tuple[Literal["fast", "immediate"], ...] = ("immediate", "fast")
+    for number in itertools.count(seed):
+        yield Restart(chance.randint(*up), ways[number % 2], chance.choice((0.0, chance.uniform(0.0, 1.6))))
+
+
+def life_of_worker(seed: int, number: int, life: int, *, server: bool = False) -> Life:
     chance = random.Random(f"{seed} worker {number} {life}")
     made = Life(end_after=chance.randint(600, 2500), stopped_for=chance.uniform(1.3, 2.2))
     for _ in range(chance.choice((0, 1, 1, 2))):
@@ -59,28 +85,30 @@ def life_of_worker(seed: int, number: int, life: int) -> Life:
         # A stop needs a life that is long enough to be stopped, and to go on after it.
         made.end_after *= 3
         which = chance.random()
-        if which < 0.7:
+        if which < (0.5 if server else 0.7):
             rounds = [*WAITING_ROUNDS]
             kind = rounds[(number + life) % len(rounds)]
             made.faults.append((f"{kind}#{chance.randint(2, WAITING_ROUNDS[kind])}", "paused"))
         elif which < 0.85:
-            made.faults.append((_point(chance, INSIDE), "paused"))
+            made.faults.append((_point(chance, SERVER_INSIDE if server else INSIDE), "paused"))
         else:
             made.stop_after = chance.randint(200, 900)
     elif what < 0.85:
-        made.faults.append((_point(chance, WORKER_POINTS), chance.choice(("before", "after"))))
+        points = {**WORKER_POINTS, **SERVER_POINTS} if server else WORKER_POINTS
+        made.faults.append((_point(chance, points), chance.choice(("before", "after"))))
     elif what < 0.93:
         made.in_order = True
     return made
 
 
-def life_of_client(seed: int, number: int, life: int) -> Life:
+def life_of_client(seed: int, number: int, life: int, *, server: bool = False) -> Life:
     chance = random.Random(f"{seed} client {number} {life}")
     made = Life(end_after=chance.randint(3000, 9000))
     for _ in range(chance.randint(1, 3)):
         made.faults.append((f"commit#{chance.randint(2, 150)}", "unanswered"))
     if chance.random() < 0.6:
-        made.faults.append((_point(chance, CLIENT_POINTS), chance.choice(("before", "after"))))
+        points = {**CLIENT_POINTS, **SERVER_POINTS} if server else CLIENT_POINTS
+        made.faults.append((_point(chance, points), chance.choice(("before", "after"))))
     return made
 
 

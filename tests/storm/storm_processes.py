@@ -14,21 +14,26 @@ import json
 import os
 import random
 import signal
-import sqlite3
 import threading
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import storm_places
 from crash_world import read
 from storm_jobs import Bodies, define
-from storm_wire import Fault, StormWire, is_saved, watch_stale_writes
+from storm_wire import Fault, Storming, StormWire, watch_stale_writes
 from storm_world import Line
 
 from holdfast import Call, Holdfast, Run
-from holdfast.basis.errors import ConflictError, HoldfastError, NotFoundError, RunCancelled, RunFailed
-from holdfast.store.sqlite import SqliteStore
-from holdfast.store.sqlite_doctor import examine
+from holdfast.basis.errors import (
+    ConflictError,
+    HoldfastError,
+    NotFoundError,
+    RunCancelled,
+    RunFailed,
+    StoreUnavailable,
+)
 
 LEASE = 1.2
 CONCURRENCY = 16
@@ -38,13 +43,15 @@ LOOPS = 4
 MOST_OPEN = 48
 #: Before which of its operations a client triggers a run that kills its workers.
 POISON = 20
+#: Seconds until somebody asks again to whom the database was away.
+_LATER = 0.05
 #: Each client raises the same idempotency keys in the same order.
 RACED = "raced"
 
 
 def _app(folder: Path, *, works: bool) -> Holdfast:
     return Holdfast(
-        f"sqlite:///{folder / 'holdfast.db'}",
+        storm_places.of(folder).url,
         worker=works,
         lease=LEASE,
         concurrency=CONCURRENCY,
@@ -52,6 +59,24 @@ def _app(folder: Path, *, works: bool) -> Holdfast:
         cancel_grace=1.0,
         preserve_steps=True,
     )
+
+
+def _wire(folder: Path, world: Line, faults: Collection[Fault]) -> Storming:
+    place = storm_places.of(folder)
+    if place.kind == "sqlite":
+        return StormWire(world, faults)
+    import storm_lines  # which needs the driver
+
+    return storm_lines.wire(world, faults, place.url)
+
+
+async def _begun(app: Holdfast) -> None:
+    """Once the database is there: a server may just be restarted, as whoever starts such a process would have it."""
+    while True:
+        try:
+            return await app.init()
+        except StoreUnavailable:
+            await asyncio.sleep(_LATER)
 
 
 def holdings() -> dict[str, Any]:
@@ -70,13 +95,13 @@ class Worker:
     def __init__(self, folder: Path, number: int, faults: Collection[Fault]) -> None:
         self.number = number
         self.world = Line(folder / "world")
-        self.wire = StormWire(self.world, faults)
+        self.wire = _wire(folder, self.world, faults)
         self.world.tell("up", role="worker", number=number)
         self.before: dict[str, Any] = {}
         self.wire.attach()
         self.app = _app(folder, works=True)
-        define(self.app, Bodies(self.world, is_saved(folder / "holdfast.db"), LEASE))
-        watch_stale_writes(self.app, self.world)
+        define(self.app, Bodies(self.world, storm_places.of(folder).looker(), LEASE))
+        watch_stale_writes(self.app, self.world, self.wire.look)
         self.wire.serving = lambda: self.app._engine.committer._serving
 
     async def main(self) -> None:
@@ -85,7 +110,7 @@ class Worker:
         loop.add_signal_handler(signal.SIGHUP, self.wire.faults.clear)
         loop.add_signal_handler(signal.SIGUSR1, lambda: self.tell_holdings("quiet"))
         loop.add_signal_handler(signal.SIGTERM, stop.set)
-        await self.app.init()
+        await _begun(self.app)
         self.world.tell("working", owner=self.app._engine.identity)
         self.tell_holdings("fresh")
         await stop.wait()
@@ -113,7 +138,7 @@ class Client:
         self.life = life
         self.seed = seed
         self.world = Line(folder / "world")
-        self.wire = StormWire(self.world, faults)
+        self.wire = _wire(folder, self.world, faults)
         self.world.tell("up", role="client", number=number)
         self.wire.attach()
         self.app = _app(folder, works=False)
@@ -130,7 +155,7 @@ class Client:
     async def main(self) -> None:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, self.heal)
-        await self.app.init()
+        await _begun(self.app)
         await asyncio.gather(*[self.operations(number) for number in range(LOOPS)])
         self.last = True
         await self.last_operations()
@@ -156,6 +181,7 @@ class Client:
             return None
         except (HoldfastError, TimeoutError) as error:
             self.world.tell("unknown", op=op, tag=tag, error=repr(error))
+            await asyncio.sleep(_LATER)
             return None
         if isinstance(answer, Run):
             self.world.tell("ok", op=op, tag=tag, run=answer.id, was=answer.disposition)
@@ -326,7 +352,7 @@ async def read_all(folder: Path, closely: list[str]) -> None:
         lines = [line.message for line in await app.get_logs(id)]
         world.tell("seen", run=id, status=str(one.status), outputs=outputs, steps=steps, lines=lines, last=True)
     await app.stop()
-    for finding in examine(SqliteStore(f"sqlite:///{folder / 'holdfast.db'}")):
+    for finding in storm_places.of(folder).findings():
         world.tell("doctor", **finding._asdict())
 
 
@@ -345,8 +371,7 @@ def run_reader(folder: Path, closely: list[str]) -> None:
 def run_migration(folder: Path, sql: str) -> None:
     """Make the tables, and then what keeps the audit of them."""
     _app(folder, works=False).migrate().wait()
-    with contextlib.closing(sqlite3.connect(folder / "holdfast.db")) as database:
-        database.executescript(sql)
+    storm_places.of(folder).watch_over(sql)
 
 
 def told(folder: Path, offset: int) -> tuple[list[dict[str, Any]], int]:

@@ -7,12 +7,10 @@ written by whoever is no longer the holder.
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 import threading
 from collections.abc import Callable, Collection, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import crash_wire
 from crash_wire import Wire, name_of
@@ -21,25 +19,28 @@ from storm_world import Line
 
 from holdfast import Holdfast
 
-_connect = sqlite3.connect
+T = TypeVar("T")
 
 #: What only the holder of a lease may do: the verbs of the store.
 FENCED = ("save_steps", "finish", "renew_leases", "save_progress", "save_logs", "save_attempts")
 Fault = tuple[str, str]
 
 
-class StormWire(Wire):
+class Storming(Wire):
     """Strikes more than once, at points that are counted from the start of the process."""
 
-    def __init__(self, world: Line, faults: Collection[Fault]) -> None:
-        # Nothing but `tell` is used of it.
-        stands_for: World = world  # type: ignore[assignment]
-        super().__init__(stands_for, "storm", None, None)
+    faults: set[Fault]
+    serving: Callable[[], Sequence[Any]]
+
+    def storm(self, faults: Collection[Fault]) -> None:
+        """Strike at these from now on."""
         self.phase = "storm"
-        # Statements that were changed by a planted fault keep their names.
-        crash_wire._PLANTED.update({text: name for name, text in crash_wire.store._SQL.items()})
         self.faults = set(faults)
-        self.serving: Callable[[], Sequence[Any]] = tuple
+        self.serving = tuple
+
+    def look(self, connection: Any, sql: str, values: dict[str, Any]) -> list[Any]:
+        """The rows of a question that is no point, asked within the transaction of this connection of the store."""
+        raise NotImplementedError
 
     def point(self, name: str) -> str | None:
         if threading.current_thread().name in ("holdfast-watch", "holdfast-read"):
@@ -56,52 +57,69 @@ class StormWire(Wire):
         self.fault = (point, phase)
         return super().strike(point, phase)
 
-    def passing(self, connection: sqlite3.Connection, sql: str, run: Callable[[str], sqlite3.Cursor]) -> sqlite3.Cursor:
-        name = name_of(sql)
+    def through(self, name: str, ask: Callable[[], T], lose: Callable[[], object]) -> T:
+        """Let a statement of this name pass, or not. `lose` is told that there was no answer."""
         point = self.point(name)
         self.strike(point, "before")
         self.strike(point, "paused")
         if name == "begin" and threading.current_thread().name == "holdfast-commit":
             for verb in sorted({ticket.verb for ticket in self.serving()}):
                 self.strike(self.point(f"begin with {verb}"), "paused")
-        cursor = run(sql)
+        answer = ask()
         self.strike(point, "after")
         if self.strike(point, "unanswered"):
-            raise sqlite3.OperationalError("the answer was lost")
-        return cursor
+            lose()
+        return answer
 
 
-def is_saved(path: Path) -> Callable[[str, str], bool]:
-    """Whether others see that a step is saved: asked over a connection of one's own, past the wire."""
+class StormWire(Storming):
+    """The way to a file of SQLite."""
 
-    def saved(run: str, step: str) -> bool:
-        with contextlib.closing(_connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=10)) as database:
-            asked = "select exists (select 1 from holdfast_steps where run_id = ? and name = ?)"
-            return bool(database.execute(asked, (run, step)).fetchone()[0])
+    def __init__(self, world: Line, faults: Collection[Fault]) -> None:
+        # Nothing but `tell` is used of it.
+        stands_for: World = world  # type: ignore[assignment]
+        super().__init__(stands_for, "storm", None, None)
+        # Statements that were changed by a planted fault keep their names.
+        crash_wire._PLANTED.update({text: name for name, text in crash_wire.store._SQL.items()})
+        self.storm(faults)
 
-    return saved
+    def passing(self, connection: sqlite3.Connection, sql: str, run: Callable[[str], sqlite3.Cursor]) -> sqlite3.Cursor:
+        return self.through(name_of(sql), lambda: run(sql), _lose)
+
+    def look(self, connection: sqlite3.Connection, sql: str, values: dict[str, Any]) -> list[Any]:
+        return sqlite3.Connection.execute(connection, sql, values).fetchall()
 
 
-def watch_stale_writes(app: Holdfast, world: Line) -> None:
+def _lose() -> None:
+    raise sqlite3.OperationalError("the answer was lost")
+
+
+Look = Callable[[Any, str, dict[str, Any]], list[Any]]
+
+
+def watch_stale_writes(app: Holdfast, world: Line, look: Look) -> None:
     """Tell the world of each write that is attempted under a lease which somebody else has ended.
 
-    Looked up within the transaction that is to write it: nobody can take the lease in between.
+    Looked up within the transaction that is to write it: nobody can take the lease in between. On a server only a
+    round has its runs locked by then; of who writes beside a round what stands under its own generation is looked at.
     """
     store: Any = app._engine.store
 
     def watch(verb: str) -> None:
         def watched(tx: Any, rows: Sequence[Any]) -> Any:
-            stale = {} if tx.replay else _stale(tx.connection, rows)
+            def content(lease: tuple[str, int]) -> Any:
+                return look(tx.connection, _CONTENT[verb], {"run": lease[0], "generation": lease[1]})
+
+            stale = {} if tx.replay else _stale(look, tx.connection, rows)
             # What the holder writes in this very round looks the same.
             held = {_lease_of(row)[0] for index, row in enumerate(rows) if index not in stale} if stale else set()
-            looked = {index: lease for index, lease in stale.items() if lease[0] not in held}
-            before = {index: _content(tx.connection, verb, lease) for index, lease in looked.items()}
+            locked = not store.locks or "locked" in tx.seen or ":generation" in _CONTENT[verb]
+            looked = {index: lease for index, lease in stale.items() if locked and lease[0] not in held}
+            before = {index: content(lease) for index, lease in looked.items()}
             answers = getattr(type(store), verb)(store, tx, rows)
             if stale:
                 accepted = {index for index in stale if _accepted(answers[index])}
-                accepted |= {
-                    index for index, lease in looked.items() if _content(tx.connection, verb, lease) != before[index]
-                }
+                accepted |= {index for index, lease in looked.items() if content(lease) != before[index]}
                 shown = stale[min(accepted or stale)]
                 world.tell("stale", verb=verb, count=len(stale), changed=len(accepted), of=shown[0], gen=shown[1])
             return answers
@@ -112,17 +130,13 @@ def watch_stale_writes(app: Holdfast, world: Line) -> None:
         watch(verb)
 
 
-def _stale(connection: sqlite3.Connection, rows: Sequence[Any]) -> dict[int, tuple[str, int]]:
+def _stale(look: Look, connection: Any, rows: Sequence[Any]) -> dict[int, tuple[str, int]]:
     """The leases of those rows whose run is gone, or has a later generation than theirs; without what was cancelled."""
     leases = [_lease_of(row) for row in rows]
-    marks = ", ".join("?" * len({run for run, _ in leases}))
-    now = {
-        run: (generation, status)
-        for run, generation, status in sqlite3.Connection.execute(
-            connection, f"select id, generation, status from holdfast_runs where id in ({marks})",
-            sorted({run for run, _ in leases}),
-        )
-    }  # fmt: skip
+    runs = {f"run{number}": run for number, run in enumerate(sorted({run for run, _ in leases}))}
+    marks = ", ".join(f":{name} " for name in runs)
+    found = look(connection, f"select id, generation, status from holdfast_runs where id in ({marks})", runs)
+    now = {run: (generation, status) for run, generation, status in found}
     return {
         index: (run, generation)
         for index, (run, generation) in enumerate(leases)
@@ -141,16 +155,12 @@ def _accepted(answer: Any) -> bool:
     return bool(getattr(answer, "accepted", answer))
 
 
+#: What the writing would change, whatever its answer says. Each value has a blank behind it.
 _CONTENT = {
-    "save_steps": "select count(*) from holdfast_steps where run_id = ?1 and generation = ?2",
-    "save_attempts": "select count(*) from holdfast_step_attempts where run_id = ?1 and generation = ?2",
-    "save_logs": "select count(*) from holdfast_logs where run_id = ?1 and generation = ?2",
-    "save_progress": "select progress, updated_at from holdfast_progress where run_id = ?1 and ?2 > 0",
-    "finish": "select status, output, attempt, completed_at from holdfast_runs where id = ?1 and ?2 > 0",
-    "renew_leases": "select lease_expires_at from holdfast_runs where id = ?1 and ?2 > 0",
+    "save_steps": "select count(*) from holdfast_steps where run_id = :run and generation = :generation ",
+    "save_attempts": "select count(*) from holdfast_step_attempts where run_id = :run and generation = :generation ",
+    "save_logs": "select count(*) from holdfast_logs where run_id = :run and generation = :generation ",
+    "save_progress": "select progress, updated_at from holdfast_progress where run_id = :run ",
+    "finish": "select status, output, attempt, completed_at from holdfast_runs where id = :run ",
+    "renew_leases": "select lease_expires_at from holdfast_runs where id = :run ",
 }
-
-
-def _content(connection: sqlite3.Connection, verb: str, lease: tuple[str, int]) -> Any:
-    """What the writing would change, whatever its answer says."""
-    return sqlite3.Connection.execute(connection, _CONTENT[verb], lease).fetchone()

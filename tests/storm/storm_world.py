@@ -73,7 +73,7 @@ class Line:
     """A process's way to the world. Each thread has a connection of its own; it blocks until the world has answered."""
 
     def __init__(self, path: Path) -> None:
-        self._path = str(path)
+        self.path = path
         self._mine = threading.local()
 
     def tell(self, what: str, **more: Any) -> int:
@@ -81,7 +81,7 @@ class Line:
         one: socket.socket | None = getattr(self._mine, "socket", None)
         if one is None:
             one = self._mine.socket = _Connection(socket.AF_UNIX)
-            one.connect(self._path)
+            one.connect(str(self.path))
         one.sendall(json.dumps({"ev": what, "pid": os.getpid(), **more}).encode() + b"\n")
         answer = b""
         while not answer.endswith(b"\n"):
