@@ -6,6 +6,7 @@ while there are others to share one with, its failure is nobody's, and it is not
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import threading
@@ -63,8 +64,6 @@ class Presence:
             self._engine.committer.join(_unasked("check_out", self._engine.identity), pass_always=True)
 
     def _row(self) -> CheckIn:
-        from importlib.metadata import version  # slow, and only workers need it
-
         engine = self._engine
         return CheckIn(
             engine.identity,
@@ -72,9 +71,16 @@ class Presence:
             os.getpid(),
             to_json(sorted(engine.registry.names())).decode(),
             to_json(engine.options.queues).decode(),
-            version("holdfast"),
+            _version(),
             round(engine.options.lease * 1_000_000),
         )
+
+
+@functools.cache
+def _version() -> str:
+    from importlib.metadata import version  # slow, and only workers need it
+
+    return version("holdfast")  # reads a file: a millisecond
 
 
 def _unasked(verb: Any, row: Any) -> Ticket[Any]:
