@@ -450,6 +450,28 @@ def test_a_commit_that_is_only_here_and_not_on_the_standby_has_not_been_answered
     rounds.disconnect()
 
 
+def test_m7_a_run_that_is_only_here_is_acknowledged_to_nobody_who_asks_for_it_again(lonely: servers.Server) -> None:
+    database = lonely.create_database()
+    stores = [PostgresStore(lonely.url(database)) for _ in range(2)]
+    stores[0].migrate()
+    lonely.execute(f"alter database {database} set synchronous_commit = on")
+    before = 0
+    # By the one who made it and by another process, which never knew that it was not acknowledged.
+    for n, store in enumerate((stores[0], stores[1], stores[0])):
+        rounds = Rounds(store, store.clock)
+        ticket: Ticket[Any] = Ticket("trigger", NewRun(f"run {n}", "job", "1", idempotency_key="once"))
+        thread = threading.Thread(target=rounds.serve, args=([ticket],))
+        thread.start()
+        for _ in range(2):
+            before = waiting_for_a_standby(lonely, but=before)
+            assert not ticket.done()
+            lonely.execute(f"select pg_cancel_backend({before})")
+        thread.join(60)
+        with pytest.raises(StoreUnavailable, match="whether it happened is unknown"):
+            ticket.wait()
+        rounds.disconnect()
+
+
 def test_a_commit_that_was_told_to_wait_no_longer_is_not_taken_for_a_rollback(lonely: servers.Server) -> None:
     database = lonely.create_database()
     store = PostgresStore(lonely.url(database))

@@ -15,8 +15,8 @@ import psycopg
 
 from ..basis.clock import Clock, SystemClock
 from ..basis.errors import SchemaError, StoreError, StoreUnavailable, ValidationError
-from ..model.run import RunFilter, RunRow
-from .base import ClaimOrder, LentTransaction, Old, PlayAgain, SharedTransaction, Tx
+from ..model.run import NewRun, RunFilter, RunRow
+from .base import ClaimOrder, LentTransaction, Old, PlayAgain, SharedTransaction, Triggered, Tx
 from .lending import Lent
 from .postgres_listing import listing, question
 from .postgres_moving import PostgresMovable
@@ -26,6 +26,12 @@ from .postgres_telling import PostgresTelling
 from .schema import AWAY, Schema, away
 
 _IDENTITY = "select value || ' in ' || current_database() from holdfast_meta where key = 'database_id'"
+
+#: A commit that wrote nothing doesn't wait for a standby. This makes it wait: for what an earlier commit wrote, too.
+_MARK = (
+    "update holdfast_meta set value = value "
+    "where key = 'database_id' and current_setting('synchronous_standby_names') <> ''"
+)
 
 #: Keys that one look for unused ones may forget.
 _KEYS_AT_ONCE = 1000
@@ -62,6 +68,7 @@ class PostgresStore(PostgresTelling, PostgresMovable):
         self._turned = not isinstance(self.clock, SystemClock)
         self._sql = statements(self.address.schema)
         self._begin = self._q(f"select coalesce(max(number), 0), {NOW} from holdfast_migrations")
+        self._mark = self._q(_MARK)
         self._known: str | None = None
         self._identity: str | None = None
         self._keys_after = ""
@@ -133,6 +140,9 @@ class PostgresStore(PostgresTelling, PostgresMovable):
     def commit(self, tx: Tx) -> None:
         connection: Link = tx.connection
         connection.unreplicated = None
+        if tx.seen.get("met"):
+            # The last lock of all: whoever has it waits for nobody but the standby.
+            connection.say(self._mark)
         status = self._end(tx)
         if connection.unreplicated is not None:
             # It is here, and may be lost with this server. Read back, it must be waited for once more.
@@ -347,6 +357,13 @@ class PostgresStore(PostgresTelling, PostgresMovable):
         return not self._keys_after
 
     # -- verbs -------------------------------------------------------------------------------------------------
+
+    def trigger(self, tx: Tx, runs: Sequence[NewRun]) -> list[Triggered]:
+        made = super().trigger(tx, runs)
+        # A run that is there may be here only: whoever made it was told to wait for the standby no longer. What is
+        # acknowledged now must be there as well.
+        tx.seen["met"] = tx.seen.get("met", False) or any(one.disposition != "created" for one in made)
+        return made
 
     def _take(self, tx: Tx, verb: str, wanted: Sequence[Any], many: int, order: ClaimOrder) -> list[Any]:
         rows: list[Any] = []
