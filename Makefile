@@ -19,7 +19,7 @@ help:
 	@echo "make demo     install into .venv and watch a run survive a kill -9"
 	@echo "make test     all tests on every installed Python   (PYTHON=3.12  ON=postgres  ARGS=\"-k name\")"
 	@echo "make servers  PostgreSQL and MariaDB for the tests: install what is missing, try both   (ARGS=--stay)"
-	@echo "make bench    Holdfast beside DBOS and a bare loop, on this machine   (ARGS=--quick)"
+	@echo "make bench    Holdfast beside DBOS and a bare loop, on this machine   (ARGS=--quick  ARGS=\"--on postgres\")"
 	@echo "make storm    kill and stop real processes, ten minutes on each of two databases, and check   (ARGS=\"--seed 7 --minutes 2\")"
 	@echo "make check    format, lint, strict types"
 	@echo "make clean    remove virtual environments, caches and build results"

@@ -212,6 +212,9 @@ def run(asked: argparse.Namespace) -> int:
         bench = Bench(place, pythons)
         with progress(len(planned)) as step:
             for number, arm, work, call in planned:
+                if asked.minutes is not None and time.monotonic() - began > asked.minutes * 60:
+                    facts["stopped"] = f"after {asked.minutes:g} minutes, in round {number + 1}"
+                    break
                 step(f"{plan.NAMES[arm]}: {call}")
                 for _ in range(2):  # a failure is told, and tried once more
                     try:
@@ -227,7 +230,7 @@ def run(asked: argparse.Namespace) -> int:
     facts["calls"] = sorted({f"{arm}: {call}" for _, arm, _, call in planned})
     facts["took, s"] = round(time.monotonic() - began)
     print(f"{facts['command']}    (seed {asked.seed}, {rounds} rounds, {facts['took, s']} s)")
-    for name in ("machine", "database", "Holdfast", *{peer.name: None for peer in PEERS.values()}):
+    for name in ("stopped", "machine", "database", "Holdfast", *{peer.name: None for peer in PEERS.values()}):
         if name in facts:
             told = facts[name]
             print(f"{name}: {json.dumps(told, ensure_ascii=False) if isinstance(told, dict) else told}")
@@ -245,7 +248,7 @@ def run(asked: argparse.Namespace) -> int:
     asked.json.write_text(json.dumps({**facts, "failures": failures, "samples": samples}, indent=1) + "\n")
     asked.svg.write_text(report.chart(samples, caption(facts)), encoding="utf-8")
     print(f"\nall samples: {asked.json}, picture: {asked.svg}")
-    missing = any(samples[arm][work][number] is None for number, arm, work, _ in planned)
+    missing = "stopped" not in facts and any(samples[arm][work][n] is None for n, arm, work, _ in planned)
     return 1 if missing or any(not failure.startswith(plan.PEERS) for failure in failures) else 0
 
 
@@ -282,6 +285,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one round of smaller sizes, about two minutes")
     parser.add_argument("--rounds", type=int, help="3, or 1 of --quick")
+    parser.add_argument("--minutes", type=float, help="stop there, with what has been measured by then")
     parser.add_argument("--only", default="", metavar="WORK,WORK", help=f"some of: {', '.join(plan.WORKS)}")
     parser.add_argument("--on", choices=places.KINDS, default="sqlite", help="the database")
     parser.add_argument("--without-peers", "--without-dbos", action="store_true", help="only ours and the bare loop")
