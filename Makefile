@@ -13,7 +13,7 @@ FINDER := $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 TOOL = @$(if $(FINDER),"$(FINDER)",echo "Holdfast needs Python 3.11 or newer; no python3 was found on PATH." >&2; exit 1;)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test servers bench storm check clean
+.PHONY: help demo test servers bench storm failover check clean
 
 help:
 	@echo "make demo     install into .venv and watch a run survive a kill -9"
@@ -21,6 +21,7 @@ help:
 	@echo "make servers  PostgreSQL and MariaDB for the tests: install what is missing, try both   (ARGS=--stay)"
 	@echo "make bench    Holdfast beside DBOS and a bare loop, on this machine   (ARGS=--quick  ARGS=\"--on postgres\")"
 	@echo "make storm    kill and stop real processes, ten minutes on each of two databases, and check   (ARGS=\"--seed 7 --minutes 2\")"
+	@echo "make failover kill a PostgreSQL primary under load and promote its standby, five times   (ARGS=\"--promotions 2\")"
 	@echo "make check    format, lint, strict types"
 	@echo "make clean    remove virtual environments, caches and build results"
 
@@ -45,6 +46,10 @@ storm:
 	$(TOOL) tools/environment.py dev python -m pytest tests/crash -q
 	@echo "Mutants: each guard is taken out once; somebody has to notice."
 	$(TOOL) tools/environment.py dev python tests/mutants/hunt.py
+
+failover:
+	@echo "Failover: primaries die under load, standbys are promoted, and then all acknowledged runs must be there."
+	$(TOOL) tools/environment.py dev python tests/failover/failover.py $(ARGS)
 
 check:
 	$(TOOL) tools/check.py
