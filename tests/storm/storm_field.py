@@ -504,8 +504,11 @@ class Storm:
         return "\n".join([f"now {time.time_ns() // 1000}", *shown, *words])
 
     def ask_for_holdings(self) -> None:
-        """All is quiet: what does each worker still hold? Once it has nothing in hand any more."""
-        until = time.monotonic() + PATIENCE
+        """All is quiet: what does each worker still hold? Once it has nothing in hand any more.
+
+        That is between two of its looks for something to do, which is not often where the machine is busy.
+        """
+        until = time.monotonic() + ALONE
         while busy := [process for process in self.processes.values() if process.pid not in self.at_rest]:
             if time.monotonic() > until:
                 raise StormError(f"stuck: some workers are never at rest\n{self.dump()}")
