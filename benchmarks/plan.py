@@ -187,7 +187,7 @@ ROWS = [
     Row("fence: 1 checkpoint, times without", "fence", "one", 2, True),
     Row("  100 checkpoints, times without", "fence", "together", 2, True),
     *[
-        Row(f"claim of 10{among}{title}, ms", work, shape, 2, True)
+        Row(f"claim of 10{among}{title}, ms of server", work, shape, 2, True)
         for work, among in (("claims", ", much there"), ("few_claims", ", little there"))
         for shape, title in (
             ("plain", ""), ("keys_10", ": 10 keys"), ("keys_10000", ": 10,000 keys"),
