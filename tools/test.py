@@ -37,6 +37,11 @@ DATABASES = {"sqlite": "SQLite", **servers.NAMES}
 FILES = {"postgres": "postgres", "mariadb": "mysql"}
 COVERED = ["rules", "store", "commit", "engine"]
 COVERAGE_FLOOR = 95
+#: Seconds for one test. One that takes longer shows what its threads are doing, and fails alone: its process ends, and
+#: another one goes on with the rest. The slowest takes half a minute.
+TEST_LIMIT = 240
+#: Seconds for one run of pytest, for whatever else may hang.
+RUN_LIMIT = 3600
 
 
 class Result(NamedTuple):
@@ -88,14 +93,13 @@ def run_tests(python: Python, database: str, mode: str, covered: bool, workers: 
             "HOLDFAST_TEST_ON": database,
         }
         arguments = ["python", "-m", "pytest", "-q", f"--junitxml={report}"]
-        # A test that hangs shows where after five minutes, instead of saying nothing for ever.
-        arguments += ["-o", "faulthandler_timeout=300"]
-        if workers > 1:
+        if workers > 0:  # one, too, is a process of its own, which can be ended
             arguments += ["-n", str(workers), "--dist=worksteal"]
+            arguments += ["-o", f"faulthandler_timeout={TEST_LIMIT}", "-o", "faulthandler_exit_on_timeout=true"]
         if covered:
             arguments += ["--cov=holdfast", "--cov-branch", "--cov-report="]
             arguments += ["--cov-append"] if database != "sqlite" else []
-        code = environment.run_in(venv, arguments + extra, **variables)
+        code = environment.run_in(venv, arguments + extra, RUN_LIMIT, **variables)
         if code == 130:
             raise KeyboardInterrupt
         counts = read_report(report, code)
@@ -148,7 +152,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Run the tests on every installed Python.")
     parser.add_argument("--python", default="", help="only this version, e.g. 3.12")
     parser.add_argument("--on", default="", help="only this database: sqlite, postgres or mariadb")
-    parser.add_argument("--workers", type=int, default=_workers(), help="parallel test processes")
+    parser.add_argument(
+        "--workers", type=int, default=_workers(), help="parallel test processes; 0: none, for a debugger"
+    )
     parser.add_argument("extra", nargs="*", help="arguments for pytest, after --")
     options = parser.parse_args()
 
