@@ -16,7 +16,8 @@ import pytest
 
 HERE = Path(__file__).parent
 SEEDS = int(os.environ.get("HOLDFAST_SEEDS", "500" if os.environ.get("HOLDFAST_TESTS") == "sample" else "10000"))
-PARTS = 10
+#: Commands, which the workers of pytest share; with few seeds it takes longer to start one.
+PARTS = 10 if SEEDS > 1000 else 2
 #: Of twenty seeds one is told on both stores, which must agree.
 ON_BOTH = SEEDS // 20
 PATIENCE = 300
