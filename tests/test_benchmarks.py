@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.sampled("the benchmarks: they do the same on every Python", every=8)
+
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 
 if not FOLDER.is_dir():

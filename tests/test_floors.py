@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.sampled("the floors: what imports what is the same on every Python")
+
 SOURCE = Path(__file__).resolve().parent.parent / "src" / "holdfast"
 
 FLOORS = {

@@ -21,6 +21,8 @@ from holdfast import Holdfast, SyncStep
 from holdfast.store.sqlite import SqliteStore
 from holdfast.store.sqlite_doctor import examine, has_reset_bug
 
+pytestmark = pytest.mark.sampled("commands: what they print is the same on every Python", every=8)
+
 CHECKS = [
     "file", "sqlite", "log", "space", "journal", "pages", "tables", "runs", "expired leases", "oldest pending run",
     "workers with leases", "clock", "payloads",

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from console_script import Cli, parsed
 
+pytestmark = pytest.mark.sampled("commands: what they print is the same on every Python")
+
 EVERYWHERE = ["tables", "runs", "expired leases", "oldest pending run", "workers with leases", "clock", "payloads"]
 
 

@@ -14,7 +14,10 @@ from console_script import LONG, SCRIPT, Cli, Spawn, environment
 
 from holdfast import Holdfast, Run
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="no SIGTERM on Windows")
+pytestmark = [
+    pytest.mark.skipif(os.name == "nt", reason="no SIGTERM on Windows"),
+    pytest.mark.sampled("commands: what they print is the same on every Python", every=4),
+]
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from crash_world import read
 pytestmark = [pytest.mark.crash]
 if ON == "sqlite":  # on the others some cases of each operation are tried, see crash_field.EVERY
     pytestmark.append(
-        pytest.mark.sampled("crash points: what a transaction keeps is the same on every Python", every=5)
+        pytest.mark.sampled("crash points: what a transaction keeps is the same on every Python", every=16)
     )
 
 #: What a paused process must at least have tried to write once it went on.

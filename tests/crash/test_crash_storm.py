@@ -19,6 +19,7 @@ from test_crash_points import row
 pytestmark = [
     pytest.mark.only("sqlite", "a storm over one file; what a server keeps is tried point by point"),
     pytest.mark.crash,
+    pytest.mark.sampled("the storm: what it looks for is the same on every Python"),
 ]
 
 SEED = 20

@@ -19,7 +19,10 @@ from house import PATIENCE, until
 from lent_places import Place, app_on, ids, kinds, mail, scene_of
 from shops import Shop, opened, play
 
-pytestmark = pytest.mark.only("sqlite", "takes each database, whichever is chosen")
+pytestmark = [
+    pytest.mark.only("sqlite", "takes each database, whichever is chosen"),
+    pytest.mark.sampled("drivers and servers: the same on every Python", every=4),
+]
 
 asynchronous = scene_of("sqlite", "postgres", only=lambda kind: kind.is_async)
 on_postgres = scene_of("postgres")

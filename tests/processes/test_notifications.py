@@ -21,6 +21,8 @@ import servers
 from deaf_link import DeafLink
 from holdfast import Holdfast, Run
 
+pytestmark = pytest.mark.sampled("what a server does is the same on every Python", every=8)
+
 POLITE = f"polling_interval={databases.UNHURRIED}, lease=60, lease_renew_interval=20"
 """Nothing within a test can be the work of a renewal, nor of polling where somebody is told."""
 

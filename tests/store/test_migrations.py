@@ -24,6 +24,8 @@ from holdfast.store.schema import Migration, Schema, statements
 from holdfast.store.sqlite import SqliteStore
 from holdfast.testing.clock import HandClock
 
+pytestmark = pytest.mark.sampled("migrations: what they write is the same on every Python", every=3)
+
 NOW = Schema.load("sqlite")
 
 _SECOND = """

@@ -25,6 +25,8 @@ from holdfast.store.movable import TABLES, Table
 from holdfast.store.move import move
 from holdfast.store.sqlite import SqliteStore
 
+pytestmark = pytest.mark.sampled("moving house: what is copied is the same on every Python", every=8)
+
 
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[House]:

@@ -20,6 +20,8 @@ from holdfast.store.queries import load
 from holdfast.store.sqlite import _SQL, SqliteStore
 from holdfast.testing.clock import HandClock
 
+pytestmark = pytest.mark.sampled("what SQLite plans is the same on every Python", every=8)
+
 CLOCK = HandClock()
 NOW = CLOCK.now()
 LEASE = 30_000_000

@@ -20,6 +20,8 @@ from holdfast.store.sqlite import SqliteStore
 from holdfast.store.sqlite_borrowed import SqliteLender, refuse_other
 from holdfast.testing.clock import HandClock
 
+pytestmark = pytest.mark.sampled("the log of SQLite: it grows and shrinks alike on every Python", every=4)
+
 LONG = 60.0
 PAGE = 4096
 

@@ -24,6 +24,7 @@ from holdfast.testing import CrashReport, campaign, crash_at_every_step, effects
 pytestmark = [
     pytest.mark.crash,
     pytest.mark.skipif(not hasattr(os, "fork"), reason="crash_at_every_step forks: it needs POSIX"),
+    pytest.mark.sampled("kill -9 by the testing kit: the same on every Python", every=4),
 ]
 
 
