@@ -205,7 +205,7 @@ FOUND: dict[str, tuple[int, int]] = {
     "commit without an answer taken for a success": (0, 400),
     "outcome announced before the commit": (8, 400),
     "round played again as if for the first time": (107, 800),
-    "step begun without a look after its tries were read": (2122, 4000),
+    "step begun without a look after its tries were read": (2805, 4000),
 }
 
 
