@@ -26,6 +26,8 @@ from sampling import unmeasured
 HERE = Path(__file__).parent
 EVERY = 1 if crash_places.ON == "sqlite" or os.environ.get("HOLDFAST_CRASH") == "all" else 7
 """Of the cases that are not about a commit one in so many is tried; the others are counted. Odd: most come in pairs."""
+TRIES = 3
+"""How often a fault may not come about: which rounds share a commit depends on who is faster, on a busy machine."""
 SUCCESSORS = ("finished", "running", "cancelled", "purged")
 """What has become of the run when a paused process goes on."""
 
@@ -233,14 +235,19 @@ class Field:
         mutant: str | None = None,
     ) -> tuple[Findings, Path]:
         """Let the operation meet its fault, let others recover, and look at what is left."""
-        folder = self.copy(template)
         what = f"{operation.name}, {fault[1]} {fault[0]}" + (f", successor {successor}" if successor else "")
         when = operation.when
         common: dict[str, Any] = {"mutant": mutant}
-        answer = self.zygote.ask(
-            "run", folder=folder, program=operation.program, when=when, operation=operation.looked_at,
-            fault=fault, inline=operation.inline, **common,
-        )  # fmt: skip
+        for _ in range(TRIES):
+            folder = self.copy(template)
+            answer = self.zygote.ask(
+                "run", folder=folder, program=operation.program, when=when, operation=operation.looked_at,
+                fault=fault, inline=operation.inline, **common,
+            )  # fmt: skip
+            if answer.get("code") != 0 or fault in _struck(folder, template):
+                break
+            # It came to its end, because this time two rounds were one: there was no such commit.
+            self._expect(folder, dict(answer), {"code": 0}, what)
         if fault[1] == "paused":
             pid = self._expect(folder, answer, {"stopped": True}, what)
             self._succeed(folder, successor, when + 1, common)
@@ -248,9 +255,7 @@ class Field:
         wanted = {"signal": int(signal.SIGKILL)} if fault[1] in ("before", "after") else {"code": 0}
         self._expect(folder, answer, wanted, what)
         self.healthy(folder, "recover", when=when + 2, **common)
-        happened = read(folder / "world.log")[len(read(template / "world.log")) :]
-        struck = [(event["point"], event["phase"]) for event in happened if event["ev"] == "fault"]
-        assert fault in struck, f"{what} did not happen"
+        assert fault in _struck(folder, template), f"{what} did not happen"
         return Checker(folder).check(), folder
 
     def _succeed(self, folder: Path, successor: str | None, when: int, common: dict[str, Any]) -> None:
@@ -291,6 +296,12 @@ class Field:
             else:
                 shutil.rmtree(folder)
         return tally
+
+
+def _struck(folder: Path, template: Path) -> list[tuple[str, str]]:
+    """The faults that came about since the template."""
+    happened = read(folder / "world.log")[len(read(template / "world.log")) :]
+    return [(event["point"], event["phase"]) for event in happened if event["ev"] == "fault"]
 
 
 def _is_left_out(point: str, number: int) -> bool:
