@@ -42,6 +42,7 @@ class Reader:
         self._asking: list[Asked] = []
         self._thread: threading.Thread | None = None
         self._connection: Any = None
+        self._fresh = True
         self._inline_lock = threading.RLock()
 
     def read(self, what: str, question: Callable[[Any], Any], convert: Callable[[Any], T]) -> Reply[T]:
@@ -125,16 +126,28 @@ class Reader:
         for question, reply in batch:
             try:
                 with inside:
-                    if self._connection is None:
-                        self._connection = self.store.open(read_only=True)
-                    self.store.confirm(self._connection)
-                    answers.append((reply, question(self._connection), None))
+                    try:
+                        value = self._ask(question)
+                    except Exception as error:
+                        # What was lost while nobody looked at it is no reason to refuse anybody.
+                        if self._fresh or not isinstance(self.store.translate(error), StoreUnavailable):
+                            raise
+                        self._disconnect()
+                        value = self._ask(question)
+                answers.append((reply, value, None))
             except Exception as error:
                 meant = self.store.translate(error)
                 if isinstance(meant, StoreError):
                     self._disconnect()
                 answers.append((reply, None, meant))
         answer(answers)
+
+    def _ask(self, question: Question) -> Any:
+        self._fresh = self._connection is None
+        if self._connection is None:
+            self._connection = self.store.open(read_only=True)
+        self.store.confirm(self._connection)
+        return question(self._connection)
 
     def _disconnect(self) -> None:
         if self._connection is not None:

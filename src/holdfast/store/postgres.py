@@ -67,7 +67,9 @@ class PostgresStore(PostgresTelling, PostgresMovable):
         # A clock that is turned by hand must be everybody's.
         self._turned = not isinstance(self.clock, SystemClock)
         self._sql = statements(self.address.schema)
-        self._begin = self._q(f"select coalesce(max(number), 0), {NOW} from holdfast_migrations")
+        self._begin = self._q(
+            f"select coalesce(max(number), 0), {NOW}, current_setting('transaction_read_only') from holdfast_migrations"
+        )
         self._mark = self._q(_MARK)
         self._known: str | None = None
         self._identity: str | None = None
@@ -110,6 +112,9 @@ class PostgresStore(PostgresTelling, PostgresMovable):
     def confirm(self, connection: Link) -> None:
         if connection.is_lost:
             raise StoreUnavailable(f"{self.name}: the connection to the database was lost.")
+        if connection.read_only and not connection.is_current():
+            connection.close()
+            raise StoreUnavailable(f"{self.name}: the database is read-only (a standby?).")
 
     def begin(self, connection: Link) -> Tx:
         asked = self.clock.steady()
@@ -134,7 +139,11 @@ class PostgresStore(PostgresTelling, PostgresMovable):
         return Tx(connection, self._time(now), self.clock.steady() - asked)
 
     def _opened(self, connection: Link) -> tuple[int, int]:
-        version, now = connection.say(f"{connection.begin}; {self._begin}")
+        version, now, read_only = connection.say(f"{connection.begin}; {self._begin}")
+        if read_only == "on":
+            # Another server takes writes now. This session would never notice by itself.
+            connection.close()
+            raise psycopg.errors.ReadOnlySqlTransaction("the transaction could not write")
         return version, now
 
     def commit(self, tx: Tx) -> None:

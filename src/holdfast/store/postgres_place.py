@@ -52,6 +52,9 @@ _WRITING = {"plan_cache_mode": "force_generic_plan"}
 #: is slow for ten thousand.
 _PLANNED_ANEW = 64
 
+#: Seconds for which a server that could be written to is believed to be that still.
+_CURRENT_FOR = 1.0
+
 #: That a commit is only here, and not on the standby that it should have waited for.
 _NOT_REPLICATED = "canceling wait for synchronous replication"
 
@@ -200,6 +203,8 @@ class Link:
         self.unreplicated: str | None = None
         """What the server warned of at the last commit, if that may be lost with it."""
         self.pg: psycopg.Connection[Any]
+        self._wants: str = self._limits.asked(conninfo_to_dict(to.conninfo))["target_session_attrs"]
+        self._current_until = 0.0
         self.reopen()
 
     def reopen(self) -> None:
@@ -302,6 +307,21 @@ class Link:
         while cursor.nextset():
             pass
         return cursor.fetchone() if cursor.description else None
+
+    def is_current(self) -> bool:
+        """Whether its server may still be written to; found out once a second. What is read from another one is old.
+
+        Not asked where the URL is content with any server.
+        """
+        if self._wants not in ("read-write", "primary") or _steady() < self._current_until:
+            return True
+        # A session that is read-only by its own wish is told nothing by `transaction_read_only`.
+        (writable,) = self.execute(
+            "select not pg_is_in_recovery() and not exists (select 1 from pg_settings "
+            "where name = 'default_transaction_read_only' and reset_val = 'on')"
+        ).fetchone()
+        self._current_until = _steady() + _CURRENT_FOR
+        return bool(writable)
 
     def take_its_time(self) -> None:
         """Until it is reopened an answer may take for ever. Whether the server is still there, TCP knows."""

@@ -46,8 +46,9 @@ class PostgresWatch(Watch):
     def changed(self) -> News | None:
         if self.connection is None:
             self._connect()
-        elif self.connection.is_lost:
-            # The server was restarted, or somebody has ended our session: that is no trouble if it can be had again.
+        elif self.connection.is_lost or not self.connection.is_current():
+            # The server was restarted, somebody has ended our session, or others write elsewhere now: that is no
+            # trouble if another one can be had.
             self.close()
             self._connect()
         news, self._news = self._news, None
