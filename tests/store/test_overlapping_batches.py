@@ -19,7 +19,7 @@ pytestmark = pytest.mark.sampled("what a server does is the same on every Python
 
 SCRIPT = Path(__file__).with_name("overlapping_batches.py")
 PROCESSES = 4
-SECONDS = float(os.environ.get("HOLDFAST_TEST_SECONDS", "20"))
+SECONDS = float(os.environ.get("HOLDFAST_TEST_SECONDS", "8"))
 
 
 def together(url: str, seconds: float) -> list[dict[str, Any]]:
