@@ -25,10 +25,12 @@ if not FOLDER.is_dir():
 
 sys.path.insert(0, str(FOLDER))
 try:
+    import delay
     import limit
     import plan
     import report
     import run
+    import verbs
 
     import engine
 finally:
@@ -60,6 +62,42 @@ def test_each_work_executes_what_it_says_and_gives_figures(module: ModuleType, w
     assert all(value > 0 for value in figures.values()), figures
 
 
+ON_A_SERVER = {"drain": (50,), "checkpoints": (10, 2), "latency": (2,), "triggers_together": (100,)}
+
+
+@pytest.mark.parametrize("work", ON_A_SERVER)
+@pytest.mark.parametrize("module", [engine, limit], ids=["holdfast", "bare loop"])
+@pytest.mark.parametrize("database", ["postgres", "mariadb"])
+def test_the_same_works_run_on_a_server(
+    database: str, module: ModuleType, work: str, request: pytest.FixtureRequest
+) -> None:
+    url = request.getfixturevalue(f"{database}_url")
+    module.fill(url, work, *ON_A_SERVER[work])
+    figures = asyncio.run(getattr(module, work)(url, *ON_A_SERVER[work]))
+    assert figures
+    assert all(value > 0 for value in figures.values()), figures
+
+
+@pytest.mark.parametrize("database", ["postgres", "mariadb"])
+def test_claims_are_timed_in_all_shapes_and_the_fence_by_itself(database: str, request: pytest.FixtureRequest) -> None:
+    url = request.getfixturevalue(f"{database}_url")
+    engine.fill(url, "claims", 1200, 100)
+    assert set(asyncio.run(engine.claims(url, 1200, 100, 2))) == set(verbs.SHAPES)
+    assert asyncio.run(engine.fence(url, 5, 2))["one"] > 0
+
+
+def test_a_network_of_a_millisecond_takes_at_least_that(postgres_url: str) -> None:
+    with delay.far(postgres_url, 1.0) as away:
+        assert delay.round_trip(away) >= 1.0
+
+
+@pytest.mark.parametrize("on", plan.ARMS)
+def test_each_target_is_named_once_and_of_who_takes_part(on: str) -> None:
+    titles = [target.title for target in plan.ON_TARGETS[on]]
+    assert len(set(titles)) == len(titles)
+    assert plan.DBOS in plan.ARMS[on] or not [title for title in titles if "DBOS" in title]
+
+
 def _calls(who: str) -> set[str]:
     return {call for work in plan.WORKS.values() for quick in (True, False) if (call := work.size(who, quick))}
 
@@ -67,8 +105,9 @@ def _calls(who: str) -> set[str]:
 @pytest.mark.parametrize("who", list(plan.NAMES))
 def test_all_that_is_planned_can_be_called(who: str) -> None:
     if who in plan.PEERS:
-        tree = ast.parse((FOLDER / "peer.py").read_text(encoding="utf-8"))
-        names = {node.name.rstrip("_") for node in tree.body if isinstance(node, ast.FunctionDef)}
+        tree = ast.parse((FOLDER / run.PEERS[who].program).read_text(encoding="utf-8"))
+        functions = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+        names = {node.name.rstrip("_") for node in functions}
     else:
         names = set(vars(limit if who == plan.LIMIT else engine))
     assert {call.split()[0] for call in _calls(who)} <= names
