@@ -15,7 +15,7 @@ from holdfast import Holdfast, Step, SyncStep
 from holdfast.basis.errors import Overloaded, StoreError
 
 LEASE, POLLING = 3.0, 0.5
-LOOPS = 8
+LOOPS = 24
 #: Between two tries of a client that was refused.
 PAUSE = 0.05
 
