@@ -79,14 +79,21 @@ def in_flask() -> Iterator[Ask]:
         yield ask
 
 
+_OF_DJANGO: list[Any] = []
+"""The settings of the example, once there are any."""
+
+
 @contextlib.contextmanager
 def in_django() -> Iterator[Ask]:
     from django.conf import settings
     from django.test import Client
     from django.utils.functional import empty
 
-    settings._wrapped = empty  # another test of this process may have had settings of its own
+    # Another test of this process may have had settings of its own, and the example makes its own once, when it is read.
+    settings._wrapped = _OF_DJANGO[0] if _OF_DJANGO else empty
     example = load("django_app")
+    if not _OF_DJANGO:
+        _OF_DJANGO.append(settings._wrapped)
 
     def ask(method: str, path: str, body: Any = "", key: str | None = None) -> Answer:
         client = Client(headers={"host": "localhost"})
