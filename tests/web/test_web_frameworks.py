@@ -89,7 +89,7 @@ def in_django() -> Iterator[Ask]:
     from django.test import Client
     from django.utils.functional import empty
 
-    # Another test of this process may have had settings of its own, and the example makes its own once, when it is read.
+    # Another test of this process may have had settings of its own; the example makes its own once, when it is read.
     settings._wrapped = _OF_DJANGO[0] if _OF_DJANGO else empty
     example = load("django_app")
     if not _OF_DJANGO:
