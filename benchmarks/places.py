@@ -201,6 +201,8 @@ _ID = {
 
 def add(url: str, count: int, prefix: str, **columns: str) -> None:
     """Insert that many runs by SQL: what each column gets, as an expression of `i`. Ids begin with `prefix`."""
+    if count <= 0:
+        return
     kind = kind_of(url)
     series = _SERIES[kind].format(count=count, last=count - 1)
     named = {"id": _ID[kind].format(prefix=prefix), **columns}
