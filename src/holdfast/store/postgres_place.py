@@ -44,8 +44,8 @@ _CONNECTION = {
 #: what it plans then is kept.
 _SETTINGS = {"jit": "off", "enable_seqscan": "off"}
 
-#: Who writes says the same few statements again and again, and none of them is better off for knowing its values. Planning
-#: a claim anew, which is what the server would do, takes a third as long as claiming a hundred runs.
+#: Who writes says the same few statements again and again, and none of them is better off for knowing its values.
+#: Planning a claim anew, which is what the server would do, takes a third as long as claiming a hundred runs.
 _WRITING = {"plan_cache_mode": "force_generic_plan"}
 
 #: After so many statements, and each time that many more, all is planned anew: what was planned for a table of ten rows
