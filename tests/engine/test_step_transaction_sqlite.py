@@ -298,7 +298,7 @@ def put_and_commit(house: House, who: str) -> None:
 def test_s9_a_statement_that_takes_too_long_is_interrupted(
     house: House, clock: HandClock, charges: Callable[[], list[str]]
 ) -> None:
-    begun = threading.Event()
+    begun, ended = threading.Event(), threading.Event()
     said: list[str] = []
 
     def endless(connection: sqlite3.Connection) -> None:
@@ -310,12 +310,14 @@ def test_s9_a_statement_that_takes_too_long_is_interrupted(
             ).fetchall()
         except sqlite3.OperationalError as error:
             said.append(str(error))
+            ended.set()
             raise
 
     advance = threading.Thread(target=lambda: begun.wait(PATIENCE) and clock.advance(10.1))
     advance.start()
     assert LIMIT in outcome(house, endless, clock=clock)
     advance.join()
+    assert ended.wait(PATIENCE)  # the run has ended; the function may be a moment behind
     assert len(said) == 1
     assert charges() == []
 
