@@ -146,8 +146,11 @@ class Below(Said):
         below = [run.id for run in claimed if run.parent_id is not None]
         doomed = {run_id for (run_id,) in self._ask(tx.connection, "doomed", below)} if below else set()
         if doomed:
-            self.cancel(tx, sorted(doomed))
+            self._doom(tx, sorted(doomed))
         return doomed
+
+    def _doom(self, tx: Tx, run_ids: Sequence[str]) -> None:
+        self.cancel(tx, run_ids)
 
     # -- reads -------------------------------------------------------------------------------------------------
 
