@@ -45,11 +45,12 @@ from .basis.errors import (
 )
 from .commit.reply import Reply
 from .commit.tally import Spread
+from .engine.call import Call
 from .engine.context import Step, StepLog, SyncStep
 from .engine.signals import AbortSignal
 from .engine.stats import Stats, VerbStats
 from .engine.subscription import Subscription
-from .job import Call, Job, job
+from .job import Job, job
 from .model.event import Event, EventType, is_domain_event
 from .model.retry import Retry
 from .model.run import RunStatus

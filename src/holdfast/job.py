@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import (
     TYPE_CHECKING,
@@ -20,8 +20,6 @@ from typing import (
     overload,
 )
 
-from pydantic_core import to_json
-
 from .basis.durations import Duration, micros
 from .basis.errors import DefinitionError, PayloadTooLarge, ValidationError, WouldDeadlock
 from .basis.text import shown
@@ -34,12 +32,13 @@ from .engine.arguments import (
     checked_priority,
     checked_retry,
 )
+from .engine.call import Call, TriggerOptions
 from .engine.context import STEP_TYPES, Step, SyncStep
 from .engine.registry import JobDefinition, checked_key, checked_labels, checked_name
 from .engine.schema import Signature
 from .engine.validation import checked_validate, encode_input
 from .model.retry import Retry
-from .model.run import Coalesce, NewRun, RunStatus
+from .model.run import Coalesce, RunStatus
 from .run import Run
 
 if TYPE_CHECKING:
@@ -75,61 +74,6 @@ class JobDecorator(Protocol):
     def __call__(self, fn: Callable[P, Awaitable[R]], /) -> Job[P, R]: ...
     @overload
     def __call__(self, fn: Callable[P, R], /) -> Job[P, R]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class TriggerOptions:
-    """What `job.options(...)` has gathered."""
-
-    idempotency_key: str | None = None
-    concurrency_key: str | None = None
-    coalesce: Coalesce | None = None
-    labels: Mapping[str, str] | None = None
-    priority: int | None = None
-    delay: int = 0
-    run_at: int | None = None
-    queue: str | None = None
-    retry: str | None = None
-    timeout: int | None = None
-    deadline: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Call(Generic[R_co]):
-    """A job with its input, checked and encoded, not yet triggered. A value: pass it, list it, nest it."""
-
-    job: JobDefinition
-    input: str
-    options: TriggerOptions
-
-    @property
-    def job_name(self) -> str:
-        return self.job.name
-
-    @property
-    def labels(self) -> Mapping[str, str]:
-        """The job's and the trigger's together."""
-        return self.job.labels if self.options.labels is None else {**self.job.labels, **self.options.labels}
-
-    def new_run(self, run_id: str, labels: Mapping[str, str]) -> NewRun:
-        """The row to be written, with these labels. Only for `Managing`, which checks them."""
-        job, options = self.job, self.options
-        return NewRun(
-            run_id,
-            job.name,
-            self.input,
-            job.queue if options.queue is None else options.queue,
-            job.priority if options.priority is None else options.priority,
-            options.delay,
-            options.run_at,
-            options.idempotency_key,
-            options.concurrency_key,
-            to_json(labels).decode() if labels else "{}",
-            coalesce=options.coalesce,
-            retry=options.retry,
-            timeout=options.timeout,
-            deadline=job.deadline if options.deadline is None else options.deadline,
-        )
 
 
 class Job(Generic[P, R_co]):

@@ -13,11 +13,14 @@ from .basis.text import shown
 from .commit.reply import Reply, answer, answered, hand_on
 from .commit.ticket import Ticket
 from .engine.arguments import checked_count, checked_statuses, checked_text, several
-from .engine.registry import JobDefinition, checked_labels
+from .engine.call import Call, TriggerOptions
+from .engine.registry import JobDefinition, checked_key, checked_labels
 from .engine.triggering import whole
 from .engine.validation import encode_input
-from .job import Call, Job, TriggerOptions, check_size
+from .engine.wait_kinds import sent_text
+from .job import Job, check_size
 from .model.run import NewRun, RunFilter, RunRow
+from .model.wait import NewSignal
 from .run import Run, result
 from .store.base import Old, Triggered
 from .watching import Statuses, Watching
@@ -187,6 +190,24 @@ class Managing(Watching):
 
     def _cancel(self, run_id: str, job: JobDefinition | None) -> Reply[Run[Any]]:
         return self._engine.cancel(checked_text(run_id, "run id"), lambda row: self._seen(row, job))
+
+    # -- signals -----------------------------------------------------------------------------------------------
+
+    def send_signal(self, run_id: str, name: str, value: Any = None, *, key: str | None = None) -> Reply[None]:
+        """Send a value to a run, which takes it with `step.wait_for_signal(name)`; the reply is there when it is durable.
+
+        It may be sent before the run waits for it. With `key` it may be sent again: of several with one key the first
+        counts, per run and name. `NotFoundError` if there is no such run, `ConflictError` if it has ended, or has not
+        read a thousand of them; `NotKept` if the value would not come back as it is.
+        """
+        engine = self._engine
+        text = sent_text(value)
+        check_size(text, engine.options.max_input_bytes, "value")
+        signal = NewSignal(
+            engine.ids.new(), checked_text(run_id, "run id"), checked_text(name, "signal"),
+            engine.payloads.seal(text), checked_key(key, "key"),
+        )  # fmt: skip
+        return engine.send_signal(signal)
 
     # -- forgetting --------------------------------------------------------------------------------------------
 

@@ -35,6 +35,7 @@ from .registry import JobDefinition
 from .signals import AbortSignal
 from .steps import FIRST_PAUSE, TROUBLE, Steps, longer
 from .validation import validated
+from .waits import Waits
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -94,6 +95,18 @@ class Execution:
         self._ender: Any = None
         """The task that writes the end."""
         self._interrupted = False
+        self.waits_begun: Waits | None = None
+        """Its durable waits, if it has any."""
+        self.leaving: bool = False
+        """It is being suspended: nothing may begin."""
+
+    @property
+    def waits(self) -> Waits:
+        """Its durable waits; made for the first one."""
+        if (waits := self.waits_begun) is None:
+            with _making:
+                waits = self.waits_begun = self.waits_begun or Waits(self)
+        return waits
 
     @property
     def steps(self) -> Steps:
@@ -328,7 +341,7 @@ class Execution:
         transition = TABLE[outcome.cause]
         delay = _REST if outcome.cause is Cause.RELEASE else outcome.delay
         output, error = map(self.engine.payloads.seal_some, (outcome.output, outcome.error))
-        ending = Ending(self.lease, transition, output, error, outcome.error_type, delay)
+        ending = Ending(self.lease, transition, output, error, outcome.error_type, delay, outcome.waiting_for)
         what = f"the end of run {self.row.id}"
         return [*self.pending_notes(), Ticket("finish", ending, what=what, weight=len(outcome.output or ""))]
 
@@ -364,6 +377,33 @@ class Execution:
             raise NotKept(f"larger than the limit of {limit} bytes (max_output_bytes)", what)
         return text
 
+    # -- suspending --------------------------------------------------------------------------------------------
+
+    def suspend(self, waiting_for: str) -> None:
+        """Give the lease back until one of its waits is over. In the worker's loop."""
+        self.leaving = True
+        self._left = self.worker.spawn(self._suspended(waiting_for))
+
+    async def _suspended(self, waiting_for: str) -> None:
+        self._ending_now, self._ender = True, here()
+        try:
+            ended = await self._write_end(Outcome(Cause.SUSPEND, waiting_for=waiting_for))
+            self.engine.keeper.release(self)
+            self.worker.suspended(self, ended, waiting_for)
+        except Unwind:
+            pass
+        except TROUBLE as error:  # its lease will run out, and its waits are saved
+            self.engine.hub.report(error, "suspension", self.row.id)
+        finally:
+            self._close()
+            if self.waits_begun is not None:
+                self.waits_begun.let_go()
+            if self._steps is not None:
+                self._steps.cancel_leftovers(but=None)
+            if self.job.signature.is_async and self.task is not None:
+                self.task.cancel()
+            self._after_grace()
+
     # -- stopping ----------------------------------------------------------------------------------------------
 
     @property
@@ -377,7 +417,7 @@ class Execution:
             self.lease_lost(None)
             self._close()
         # After the return, or when the time is over, there is only our own end.
-        if self.closed or ((self.returned or self.timed_out) and here() is not self._ender):
+        if self.closed or ((self.returned or self.timed_out or self.leaving) and here() is not self._ender):
             raise Unwind
 
     def lease_renewed(self) -> None:
@@ -430,6 +470,8 @@ class Execution:
 
     def _close(self) -> None:
         self.closed = True
+        if self.waits_begun is not None:
+            self.worker.in_loop(self.waits_begun.let_go)
         self.engine.keeper.release(self)
 
     def _after_grace(self) -> None:

@@ -20,6 +20,8 @@ class Outcome(NamedTuple):
     error_type: str | None = None
     delay: int = 0
     """Microseconds until the retry."""
+    waiting_for: str | None = None
+    """Of a run that is suspended."""
 
 
 def outcome_of(error: BaseException) -> Outcome:

@@ -154,5 +154,7 @@ class RunFilter:
     offset: int = 0
     parent: str | None = None
     """Only runs directly below this one."""
+    awaited_as: str | None = None
+    """Of those, only the ones of this wait."""
     before: str | None = None
     """Only runs with a smaller id: the last one of the previous page."""

@@ -131,6 +131,9 @@ class SqliteStore(Relational, SqliteFile, Movable):
         if filter.parent is not None:
             text += " and r.parent_id = ?"
             values.append(filter.parent)
+        if filter.awaited_as is not None:
+            text += " and r.awaited_as = ?"
+            values.append(filter.awaited_as)
         if filter.before is not None:
             text += f" and {walked} < ?"
             values.append(filter.before)

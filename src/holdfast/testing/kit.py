@@ -10,9 +10,10 @@ from ..basis.clock import from_datetime
 from ..basis.durations import Duration, micros
 from ..basis.errors import ValidationError
 from ..commit.reply import LazyReply, Reply, hand_on
+from ..engine.call import Call
 from ..engine.engine import Engine
 from ..engine.worker import Worker
-from ..job import Call, Job
+from ..job import Job
 from ..run import Run, result
 from .clock import HandClock
 

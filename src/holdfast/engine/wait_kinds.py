@@ -1,0 +1,176 @@
+"""What a run may wait for: its time, a signal, runs below it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..basis.errors import Outdated
+from ..basis.failures import keep_failure
+from ..basis.text import error_text
+from ..basis.values import MISSING, Shape, shape_of
+from ..commit.reply import Reply
+from ..commit.ticket import Ticket
+from ..model.run import NewRun, RunFilter, RunRow
+from ..model.wait import WaitRow, wait_key
+from ..store.base import Take, Taken
+from .context import PLAIN, StepOptions, Unwind
+from .schema import is_model
+
+if TYPE_CHECKING:
+    from .steps import _Opened, _Result
+    from .waits import Waits
+
+
+class Wait:
+    """What all of them have in common."""
+
+    kind: str
+    mark: str
+    """What is saved in place of a function and its arguments."""
+    how: StepOptions = PLAIN
+    delay: int | None = None
+    """Microseconds from the moment when it is written down."""
+    until: int | None = None
+    signal: str | None = None
+    resumed: bool = False
+    """An earlier execution has begun to wait."""
+
+    def children(self, waits: Waits, key: str) -> tuple[NewRun, ...]:  # noqa: ARG002 - for those who have some
+        """The runs that are written together with the wait."""
+        return ()
+
+    async def conclude(self, waits: Waits, opened: _Opened, row: WaitRow | None, until: int | None) -> _Result | None:
+        """What it has come to; None: it goes on."""
+        raise NotImplementedError
+
+    async def load(self, waits: Waits, text: str, opened: _Opened) -> Any:
+        """The value of what was saved."""
+        raise NotImplementedError
+
+
+class Timer(Wait):
+    """A time, or so long from now."""
+
+    kind = "timer"
+
+    def __init__(self, delay: int | None, until: int | None) -> None:
+        self.delay, self.until = delay, until
+        self.mark = "sleep" if until is None else "sleep_until"
+
+    async def conclude(self, waits: Waits, opened: _Opened, row: WaitRow | None, until: int | None) -> _Result | None:
+        if until is None or waits.engine.clock.now() < until:
+            return None
+        return waits.steps._came_to(opened, "null", None)
+
+    async def load(self, waits: Waits, text: str, opened: _Opened) -> None:
+        return None
+
+
+class Signal(Wait):
+    """A signal of this name, for so long."""
+
+    kind = "signal"
+
+    def __init__(self, name: str, timeout: int | None, annotation: Any) -> None:
+        self.signal = name
+        self.delay = timeout
+        self.mark = f"signal {name}"
+        self._annotation = annotation
+
+    async def conclude(self, waits: Waits, opened: _Opened, row: WaitRow | None, until: int | None) -> _Result | None:
+        execution, steps = waits.execution, waits.steps
+        error = TimeoutError(f"no signal {self.signal!r} came in time")
+        failure, seen = keep_failure(error)
+        seal = waits.engine.payloads.seal
+
+        def tickets() -> list[Ticket[Any]]:
+            there = steps._checkpoint(opened, "completed", None, None)
+            late = steps._checkpoint(opened, "failed", None, seal(failure.to_json()))
+            take = Take(execution.lease.owner, self.signal or "", there, late, not steps.moved_on)
+            return [*execution.pending_notes(), Ticket("take_signals", take, what=f"signal of run {there.run_id}")]
+
+        taken: Taken = await execution.write(tickets)
+        if taken.status == "nothing":
+            return None
+        if taken.status == "lost":
+            execution.lease_lost(None)
+            raise Unwind
+        if taken.status == "late":
+            return steps._stood(opened, None, None, seen)
+        text = steps._text_of(taken.output or "")
+        return steps._stood(opened, text, await self.load(waits, text, opened), None)
+
+    async def load(self, waits: Waits, text: str, opened: _Opened) -> Any:
+        try:
+            return load_sent(text, self._annotation, f"signal {self.signal!r} of run {waits.execution.row.id}")
+        except Outdated as error:
+            raise waits.steps._must_fail(error) from None
+
+
+def sent_text(value: Any) -> str:
+    """The text of a signal's value: models by their fields, all else as it is."""
+    return shape_of(type(value) if is_model(type(value)) else MISSING).keep(value, "value").text
+
+
+def load_sent(text: str, annotation: Any, what: str) -> Any:
+    """The value of a signal, as its receiver wants it; `Outdated` if it can't be that."""
+    if annotation is None:
+        return shape_of().load(text, what)
+    shape: Shape = shape_of(annotation)
+    try:
+        if text.startswith("~"):
+            return shape.validate(shape_of().load(text, what))
+        return shape.validate_json(text)
+    except Outdated:
+        raise
+    except Exception as error:  # of Pydantic, or of a validator of the user's
+        raise Outdated(f"{what}: {error_text(error, 500)}") from None
+
+
+class Below(Wait):
+    """Runs below this one: all of them."""
+
+    kind = "child"
+
+    def __init__(
+        self,
+        make: Callable[[str], Sequence[NewRun]],
+        value: Callable[[list[RunRow]], Any],
+        mark: str,
+        kind: str = "child",
+    ) -> None:
+        self._make = make
+        self._value = value
+        """What the ended runs come to: a value, or an error that it raises."""
+        self.mark = mark
+        self.kind = kind
+
+    def children(self, waits: Waits, key: str) -> tuple[NewRun, ...]:
+        return tuple(waits.engine.triggers.sealed(new) for new in self._make(key))
+
+    async def conclude(self, waits: Waits, opened: _Opened, row: WaitRow | None, until: int | None) -> _Result | None:
+        if row is None or not self.resumed:
+            return None  # they were written a moment ago
+        rows = await waits.persistently(lambda: self._read(waits, row.key, row.created_at))
+        if any(child.completed_at is None for child in rows):
+            return None
+        try:
+            value = self._value(rows)
+        except Outdated as error:
+            raise waits.steps._must_fail(error) from None
+        except Exception as error:
+            return waits.steps._failed(opened, error)
+        # What they came to is theirs to keep: here is only which they were.
+        return waits.steps._came_to(opened, str(row.created_at), value)
+
+    async def load(self, waits: Waits, text: str, opened: _Opened) -> Any:
+        return self._value(await self._read(waits, wait_key(*opened.key), int(text)))
+
+    async def _read(self, waits: Waits, key: str, created_at: int) -> list[RunRow]:
+        store, run_id = waits.engine.store, waits.execution.row.id
+        reply: Reply[list[RunRow]] = Reply("find_runs")
+        wanted = RunFilter(parent=run_id, awaited_as=key)
+        waits.engine.reader.ask(lambda c: store.find_runs(c, wanted), reply)
+        rows = [row for row in await reply if row.created_at == created_at]
+        return sorted(rows, key=lambda row: row.child_index or 0)
