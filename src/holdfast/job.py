@@ -112,7 +112,7 @@ class Job(Generic[P, R_co]):
     @property
     def output_schema(self) -> dict[str, Any]:
         """JSON Schema of the output; empty if the function does not say what it returns."""
-        return self._definition.signature.output_json_schema()
+        return self._definition.output.json_schema()
 
     # -- triggering --------------------------------------------------------------------------------------------
 

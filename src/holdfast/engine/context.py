@@ -26,8 +26,9 @@ from .signals import AbortSignal
 
 if TYPE_CHECKING:
     from .call import Call
-    from .children import Bindable, ChildResult
+    from .children import Bindable
     from .execution import Execution
+    from .family import ChildResult
     from .waits import Waits
 
 P = ParamSpec("P")

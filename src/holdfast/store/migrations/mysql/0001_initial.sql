@@ -93,7 +93,7 @@ create table if not exists holdfast_runs (
   -- What may be forgotten, oldest end first.
   index holdfast_runs_ended (outputs_kept, root_ended_at),
   index holdfast_runs_by_job (job_name, id),
-  index holdfast_runs_by_parent (parent_id, child_index),
+  index holdfast_runs_by_parent (parent_id, awaited_as, id),
   -- What is below a run and has not ended.
   index holdfast_runs_unended (open_parent, awaited_as),
   index holdfast_runs_above_cancelled (leaves),

@@ -83,7 +83,7 @@ create index holdfast_runs_errored on holdfast_runs (status, id)
 create index holdfast_runs_ended on holdfast_runs (outputs_kept, completed_at)
   where completed_at is not null and parent_id is null;
 create index holdfast_runs_by_job on holdfast_runs (job_name, id);
-create index holdfast_runs_by_parent on holdfast_runs (parent_id, child_index)
+create index holdfast_runs_by_parent on holdfast_runs (parent_id, awaited_as, id)
   where parent_id is not null;
 -- What is below a run and has not ended.
 create index holdfast_runs_unended on holdfast_runs (parent_id, awaited_as)
@@ -187,8 +187,9 @@ create table holdfast_signals (
   created_at integer not null,
   consumed_by text  -- key of the step that took it
 ) strict, without rowid;
-create index holdfast_signals_unread on holdfast_signals (run_id, name, id) where consumed_by is null;
-create index holdfast_signals_by_run on holdfast_signals (run_id);
+create index holdfast_signals_unread on holdfast_signals (run_id, name, created_at, id)
+  where consumed_by is null;
+create index holdfast_signals_by_run on holdfast_signals (run_id, consumed_by);
 create unique index holdfast_signals_key on holdfast_signals (run_id, name, key) where key is not null;
 
 create table holdfast_keys (  -- what several writers lock and count by, per concurrency key and per job with a limit.

@@ -86,16 +86,19 @@ left join holdfast_runs as r on r.id = e.value ->> 1;
 
 -- name: take_signals
 -- Fenced. The oldest unread one of its name goes to a wait that has none yet.
-update holdfast_signals as s set consumed_by = e.value ->> 3
-from json_each(?1) as e
-cross join holdfast_runs as r
-  on r.id = e.value ->> 1 and r.generation = e.value ->> 2 and r.lease_owner = e.value ->> 0
-where s.id = (
+update holdfast_signals as s set consumed_by = o.wait
+from (
+  select e.value ->> 3 as wait, (
     select u.id from holdfast_signals as u
     where u.run_id = r.id and u.name = e.value ->> 4 and u.consumed_by is null
-    order by u.created_at, u.id limit 1)
-  and not exists (
-    select 1 from holdfast_signals as t where t.run_id = r.id and t.consumed_by = e.value ->> 3);
+    order by u.created_at, u.id limit 1) as id
+  from json_each(?1) as e
+  cross join holdfast_runs as r
+    on r.id = e.value ->> 1 and r.generation = e.value ->> 2 and r.lease_owner = e.value ->> 0
+  where not exists (
+    select 1 from holdfast_signals as t where t.run_id = r.id and t.consumed_by = e.value ->> 3)
+  limit -1) as o
+where s.id = o.id;
 
 -- name: taken_signals
 -- Of these waits, if the run is still held: what was taken, and whether the time is over.
