@@ -6,19 +6,23 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, TypeVar, overload
 
+from pydantic_core import to_json
+
 from .basis.clock import from_datetime
 from .basis.durations import Duration, micros
 from .basis.errors import ConflictError, NotFoundError, Outdated, ValidationError
-from .basis.text import shown
+from .basis.text import error_text, shown
 from .commit.reply import Reply, answer, answered, hand_on
 from .commit.ticket import Ticket
 from .engine.arguments import checked_count, checked_statuses, checked_text, several
 from .engine.call import Call, TriggerOptions
+from .engine.compose import WAKE
+from .engine.family import written
 from .engine.registry import JobDefinition, checked_key, checked_labels
 from .engine.triggering import whole
 from .engine.validation import encode_input
 from .engine.wait_kinds import sent_text
-from .job import Job, check_size
+from .job import Job, SleepingJob, check_size
 from .model.run import NewRun, RunFilter, RunRow
 from .model.wait import NewSignal
 from .run import Run, result
@@ -28,8 +32,16 @@ from .watching import Statuses, Watching
 R = TypeVar("R")
 
 
+#: That nothing was given, where None may be.
+_NOTHING: Any = object()
+
+
 class Managing(Watching):
     """What an app does with runs."""
+
+    def _add(self, job: JobDefinition) -> JobDefinition:
+        """Register it."""
+        raise NotImplementedError
 
     # -- triggering --------------------------------------------------------------------------------------------
 
@@ -208,6 +220,52 @@ class Managing(Watching):
             engine.payloads.seal(text), checked_key(key, "key"),
         )  # fmt: skip
         return engine.send_signal(signal)
+
+    def wake(
+        self, job: SleepingJob[R], key: str, *, output: Any = _NOTHING, error: str | BaseException | None = None
+    ) -> Reply[Run[R]]:
+        """Say what the sleeping run of this key has come to: its output, or its error; the run, which is about to end.
+
+        The first word counts; later ones change nothing. If there is no such run yet, there is from now on, and who
+        triggers it later gets what was said. `NotKept` or `ValidationError` if the output does not fit.
+        """
+        if (output is _NOTHING) == (error is None):
+            raise ValidationError("wake: give output= or error=, one of them.")
+        if error is None:
+            shape: Any = job._definition.output
+            said = written(shape.keep(output, "output").text)
+        else:
+            kind = type(error).__name__ if isinstance(error, BaseException) else None
+            said = {"error": error_text(error) if isinstance(error, BaseException) else error, "error_type": kind}
+        engine, call = self._engine, job._bound(key)
+        text = to_json(said).decode()
+        check_size(text, engine.options.max_input_bytes, "output")
+        reply: Reply[Run[R]] = Reply(f"wake of {job.name} {key}")
+        triggered = self._trigger(call)
+
+        def there() -> None:
+            if triggered._error is not None:
+                answer([(reply, None, triggered._error)])
+                return
+            run = triggered._take()
+            if run.is_terminal:
+                answer([(reply, run, None)])
+                return
+            signal = NewSignal(engine.ids.new(), run.id, WAKE, engine.payloads.seal(text), WAKE)
+            sent = engine.send_signal(signal)
+            sent._asked = True
+
+            def woken() -> None:
+                gone = isinstance(sent._error, ConflictError)  # somebody else was first, and it has ended
+                answer([(reply, None if sent._error and not gone else run, None if gone else sent._error)])
+
+            if not sent._subscribe(woken):
+                woken()
+
+        triggered._asked = True
+        if not triggered._subscribe(there):
+            there()
+        return reply
 
     # -- forgetting --------------------------------------------------------------------------------------------
 

@@ -57,7 +57,7 @@ class Call(Generic[R_co]):
             self.input,
             job.queue if options.queue is None else options.queue,
             job.priority if options.priority is None else options.priority,
-            options.delay,
+            options.delay or (job.delay if options.run_at is None else 0),
             options.run_at,
             options.idempotency_key,
             options.concurrency_key,

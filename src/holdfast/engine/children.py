@@ -14,7 +14,7 @@ from .arguments import checked_moment, checked_text, several
 from .call import Call
 from .family import ChildResult, outputs
 from .registry import Registry
-from .wait_kinds import Below, Signal, Timer, Wait
+from .wait_kinds import Below, OneBelow, Signal, Spawned, Timer, Wait
 
 if TYPE_CHECKING:
     from .execution import Execution
@@ -53,14 +53,25 @@ class Asking:
         most = None if timeout is None else micros(timeout, "timeout")
         return name, Signal(checked_text(name, "signal"), most, annotation)
 
-    def call(self, call: object, name: str | None) -> Asked:
-        """One run, and its output."""
+    def call(self, call: object, name: str | None) -> tuple[str, OneBelow]:
+        """One run, and its output as it is stored."""
         (checked,) = self.checked([call], "call")
 
-        def value(rows: list[RunRow]) -> Any:
-            return self.results(rows)[0].unwrap()
+        def text(row: RunRow) -> str:
+            return self.results([row])[0].text()
 
-        return name or f"{checked.job_name}()", Below(self.maker([checked]), value, f"call {checked.job_name}")
+        return name or f"{checked.job_name}()", OneBelow(self.maker([checked]), text, f"call {checked.job_name}")
+
+    def spawn(self, call: object, name: str | None) -> Asked:
+        """One run that nobody waits for, and its id."""
+        (checked,) = self.checked([call], "spawn")
+        make = self.maker([checked])
+
+        def unawaited(key: str) -> list[NewRun]:
+            return [new._replace(awaited_as=None, child_index=None) for new in make(key)]
+
+        mark = f"spawn {checked.job_name}"
+        return name or f"spawn({checked.job_name})", Spawned(unawaited, lambda rows: rows[0].id, mark)
 
     def gather(self, calls: Iterable[object], name: str | None) -> Asked:
         """Several runs, and their outputs."""
@@ -70,8 +81,7 @@ class Asking:
         def value(rows: list[RunRow]) -> tuple[Any, ...]:
             return tuple(outputs(self.results(rows)))
 
-        named = name or clean(f"gather({jobs})", 200)
-        return named, Below(self.maker(checked), value, f"gather {len(checked)}", "children")
+        return name or clean(f"gather({jobs})", 200), Below(self.maker(checked), value, f"gather {len(checked)}")
 
     def batches(self, job: Any, inputs: Iterable[Any], on_failure: str, name: str | None) -> list[Asked]:
         """A run for each input, so many at a time."""
@@ -87,7 +97,7 @@ class Asking:
         asked: list[Asked] = []
         for begin in range(0, len(calls), most):
             batch = self.checked(calls[begin : begin + most], "map")
-            wait = Below(self.maker(batch, begin), value, f"map {len(batch)}", "children")
+            wait = Below(self.maker(batch, begin), value, f"map {len(batch)}")
             asked.append((name or f"map({job.name})", wait))
         return asked
 

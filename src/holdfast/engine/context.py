@@ -298,7 +298,14 @@ class Step(_StepBase):
         `RunFailed`, `RunTimedOut` or `RunCancelled` if it ended otherwise. While it goes on this run has no slot. The
         step is called `name`, or like the job with `()`. If this run ends without its output, the child is cancelled.
         """
-        return self._waits.begin(*self._waits.asking.call(call, name))
+        return self._waits.call(call, name)
+
+    def spawn(self, call: Call[Any], /, *, name: str | None = None) -> Coroutine[None, None, str]:
+        """Write a run of this call below this one, which nobody waits for; its id.
+
+        It is cancelled if this run ends without its output, and goes on if this one completes.
+        """
+        return self._waits.begin(*self._waits.asking.spawn(call, name))
 
     @overload
     def gather(self, a: Call[A], /, *, name: str | None = None) -> Coroutine[None, None, tuple[A]]: ...
@@ -397,8 +404,13 @@ class SyncStep(_StepBase):
 
     def call(self, call: Call[R], /, *, name: str | None = None) -> R:
         """The output of a run of this call, a child of this run. See `Step.call`."""
-        value: R = self._waits.begin_sync(*self._waits.asking.call(call, name))
+        value: R = self._waits.call_sync(call, name)
         return value
+
+    def spawn(self, call: Call[Any], /, *, name: str | None = None) -> str:
+        """Write a run of this call below this one, which nobody waits for; its id. See `Step.spawn`."""
+        run_id: str = self._waits.begin_sync(*self._waits.asking.spawn(call, name))
+        return run_id
 
     @overload
     def gather(self, a: Call[A], /, *, name: str | None = None) -> tuple[A]: ...

@@ -31,6 +31,7 @@ from .context import Step, SyncStep, Unwind, current
 from .limits import NO_LIMITS, Limits
 from .notes import Notes
 from .outcome import Outcome, alone, outcome_of
+from .parents import Parent, finalize_arguments
 from .registry import JobDefinition
 from .signals import AbortSignal
 from .steps import FIRST_PAUSE, TROUBLE, Steps, longer
@@ -199,6 +200,8 @@ class Execution:
                 return self._too_late()
             if self._steps is not None and self._steps.fatal is not None:
                 return outcome_of(self._steps.fatal)
+            if type(value) is Outcome:
+                return value
             kept = self.job.signature.output.keep(value, "Invalid output", compare_bytes=self.compare_bytes)
             return Outcome(Cause.COMPLETE, self.within_limit(kept.text, "Invalid output"))
         except _NotNow:
@@ -290,11 +293,19 @@ class Execution:
             # Nothing has begun: somebody will be able to open it, here or elsewhere.
             self.refused_for_now(error)
             raise _NotNow from error
-        args, kwargs = self.job.signature.decode(text)
-        fn, signature = self.job.fn, self.job.signature
         self.branches.main = here()
+        if self.row.is_finalize:
+            args, kwargs = await finalize_arguments(self, text), dict[str, Any]()
+        else:
+            args, kwargs = self.job.signature.decode(text)
         if self.job.validate is not None:
             args, kwargs = await validated(self, args, kwargs)
+        if self.job.signature.is_parent:
+            return await Parent(self, lambda: self._call_function(args, kwargs)).outcome()
+        return await self._call_function(args, kwargs)
+
+    async def _call_function(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        fn, signature = self.job.fn, self.job.signature
         if signature.is_async:
             return await (fn(Step(self), *args, **kwargs) if signature.takes_step else fn(*args, **kwargs))
         if signature.takes_step:

@@ -74,14 +74,18 @@ class ChildResult:
         known: JobDefinition | None = self._job if job is None else job._definition
         if known is not None and known.name != self.job_name:
             raise ValidationError(f"unwrap: run {self.run_id} is one of {self.job_name!r}, not of {known.name!r}.")
+        shape = shape_of() if known is None else known.output
+        return shape.load(self.text(), f"output of run {self.run_id}")
+
+    def text(self) -> str:
+        """The output as it is stored; raises as `unwrap` does if there is none."""
         if self.status == RunStatus.CANCELLED:
             why = f" ({self.error})" if self.error else ""
             raise RunCancelled(f"Run was cancelled: {self.run_id}{why}", self.run_id)
         if self.status != RunStatus.COMPLETED:
             kind = RunTimedOut if self.status == RunStatus.TIMED_OUT else RunFailed
             raise kind(self.error or "Run failed", self.run_id, self.error_type)
-        shape = shape_of() if known is None else known.output
-        return shape.load(self._text or "null", f"output of run {self.run_id}")
+        return self._text or "null"
 
     def to_json(self) -> dict[str, Any]:
         """As it is kept in the output of the run above."""

@@ -52,8 +52,12 @@ class JobDefinition:
     validate: Callable[..., Any] | None = None
     """Its own check of the input. See `validation`."""
 
+    delay: int = 0
+    """Microseconds from the trigger to the first attempt."""
     finalize: JobDefinition | None = None
     """What a parent does when all runs below it have ended: its output is the parent's."""
+    parts: tuple[JobDefinition, ...] = ()
+    """Jobs that are registered with it, because it puts runs of them below its own."""
 
     @property
     def output(self) -> Outputs:
@@ -98,6 +102,9 @@ class Registry:
                     self._by_key[used] = job
         self._by_name[job.name] = job
         self._by_key[key or job.key] = job
+        for other in (job.finalize, *job.parts):
+            if other is not None:
+                self.add(other, replace=replace)
         return job
 
     def get(self, name: str) -> JobDefinition | None:

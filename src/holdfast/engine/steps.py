@@ -302,6 +302,14 @@ class Steps:
         self._saved(result, accepted=True)
         return result
 
+    plain = PLAIN
+
+    async def keep(self, result: _Result, opened: _Opened) -> None:
+        """Save what no function of the user's has made."""
+        attempt = Attempt(self._execution, opened.key, opened.position, 0, opened.started_at)
+        if not await self._execution.write(self._saving, result, attempt):
+            raise Unwind
+
     def _text_of(self, sealed: str) -> str:
         try:
             return self._engine.payloads.open(sealed)

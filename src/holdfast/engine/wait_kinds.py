@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pydantic_core import from_json, to_json
+
 from ..basis.errors import Outdated
 from ..basis.failures import keep_failure
 from ..basis.text import error_text
@@ -39,6 +41,9 @@ class Wait:
     def children(self, waits: Waits, key: str) -> tuple[NewRun, ...]:  # noqa: ARG002 - for those who have some
         """The runs that are written together with the wait."""
         return ()
+
+    async def written(self, waits: Waits) -> None:
+        """It is written down, and nothing was awaited yet."""
 
     async def conclude(self, waits: Waits, opened: _Opened, row: WaitRow | None, until: int | None) -> _Result | None:
         """What it has come to; None: it goes on."""
@@ -129,22 +134,20 @@ def load_sent(text: str, annotation: Any, what: str) -> Any:
 
 
 class Below(Wait):
-    """Runs below this one: all of them."""
+    """Runs below this one: all of them.
 
-    kind = "child"
+    What they came to is theirs to keep, and stays as long as this run: here is only which they were.
+    """
+
+    kind = "children"
 
     def __init__(
-        self,
-        make: Callable[[str], Sequence[NewRun]],
-        value: Callable[[list[RunRow]], Any],
-        mark: str,
-        kind: str = "child",
+        self, make: Callable[[str], Sequence[NewRun]], value: Callable[[list[RunRow]], Any], mark: str
     ) -> None:
         self._make = make
         self._value = value
         """What the ended runs come to: a value, or an error that it raises."""
         self.mark = mark
-        self.kind = kind
 
     def children(self, waits: Waits, key: str) -> tuple[NewRun, ...]:
         return tuple(waits.engine.triggers.sealed(new) for new in self._make(key))
@@ -152,7 +155,7 @@ class Below(Wait):
     async def conclude(self, waits: Waits, opened: _Opened, row: WaitRow | None, until: int | None) -> _Result | None:
         if row is None or not self.resumed:
             return None  # they were written a moment ago
-        rows = await waits.persistently(lambda: self._read(waits, row.key, row.created_at))
+        rows = await self._read(waits, row.key, row.created_at)
         if any(child.completed_at is None for child in rows):
             return None
         try:
@@ -161,16 +164,63 @@ class Below(Wait):
             raise waits.steps._must_fail(error) from None
         except Exception as error:
             return waits.steps._failed(opened, error)
-        # What they came to is theirs to keep: here is only which they were.
-        return waits.steps._came_to(opened, str(row.created_at), value)
+        return waits.steps._came_to(opened, self._text(waits, rows) or f"{_WHICH}{row.created_at}", value)
+
+    def _text(self, waits: Waits, rows: list[RunRow]) -> str | None:
+        """What is kept here all the same."""
+        return None
 
     async def load(self, waits: Waits, text: str, opened: _Opened) -> Any:
-        return self._value(await self._read(waits, wait_key(*opened.key), int(text)))
+        try:
+            return self._value(await self._read(waits, wait_key(*opened.key), int(text.removeprefix(_WHICH))))
+        except Outdated as error:
+            raise waits.steps._must_fail(error) from None
 
-    async def _read(self, waits: Waits, key: str, created_at: int) -> list[RunRow]:
-        store, run_id = waits.engine.store, waits.execution.row.id
-        reply: Reply[list[RunRow]] = Reply("find_runs")
-        wanted = RunFilter(parent=run_id, awaited_as=key)
-        waits.engine.reader.ask(lambda c: store.find_runs(c, wanted), reply)
-        rows = [row for row in await reply if row.created_at == created_at]
+    async def _read(self, waits: Waits, key: str | None, created_at: int) -> list[RunRow]:
+        store, wanted = waits.engine.store, RunFilter(parent=waits.execution.row.id, awaited_as=key)
+
+        async def read() -> list[RunRow]:
+            reply: Reply[list[RunRow]] = Reply("find_runs")
+            waits.engine.reader.ask(lambda c: store.find_runs(c, wanted), reply)
+            return await reply
+
+        # Those of another attempt of this run may be there, too: what is written together has one time.
+        found = await waits.persistently(read)
+        rows: list[RunRow] = [row for row in found if (row.created_at, row.awaited_as) == (created_at, key)]
         return sorted(rows, key=lambda row: row.child_index or 0)
+
+
+class OneBelow(Below):
+    """A run below this one, and its output as it is stored. A small one is kept here, too: a replay need not look."""
+
+    kind = "child"
+
+    def __init__(self, make: Callable[[str], Sequence[NewRun]], text: Callable[[RunRow], str], mark: str) -> None:
+        super().__init__(make, lambda rows: text(rows[0]), mark)
+
+    def _text(self, waits: Waits, rows: list[RunRow]) -> str | None:
+        text = waits.engine.payloads.open(rows[0].output or "null")
+        return text if len(text) <= _SMALL else None
+
+    async def load(self, waits: Waits, text: str, opened: _Opened) -> Any:
+        return await super().load(waits, text, opened) if text.startswith(_WHICH) else text
+
+
+class Spawned(Below):
+    """A run below this one that nobody waits for; its id."""
+
+    kind = "child"
+
+    async def conclude(self, waits: Waits, opened: _Opened, row: WaitRow | None, until: int | None) -> _Result | None:
+        assert row is not None
+        (child,) = await self._read(waits, None, row.created_at)
+        return waits.steps._came_to(opened, to_json(child.id).decode(), child.id)
+
+    async def load(self, waits: Waits, text: str, opened: _Opened) -> Any:
+        return from_json(text)
+
+
+#: What no stored text begins with: it says when the runs were written.
+_WHICH = "@"
+#: Characters.
+_SMALL = 4096

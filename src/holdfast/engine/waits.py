@@ -13,11 +13,11 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any
 
-from ..basis.errors import DefinitionError, StoreUnavailable
+from ..basis.errors import DefinitionError, Outdated, StoreUnavailable
 from ..basis.text import clean
 from ..commit.reply import Reply
 from ..commit.ticket import Ticket
-from ..model.step import StepRow
+from ..model.step import StepKey, StepRow
 from ..model.wait import WaitRow, wait_key
 from ..store.base import WaitSave
 from .branches import Place
@@ -27,6 +27,7 @@ from .steps import FIRST_PAUSE, Steps, _Opened, _Result, longer, no_function
 from .wait_kinds import Wait
 
 if TYPE_CHECKING:
+    from .call import Call
     from .execution import Execution
 
 #: Seconds for which other branches of the run may do something that is no step, before it is suspended.
@@ -65,6 +66,34 @@ class Waits:
         place = self.execution.branches.place(name)
         branch = self.steps._enter(place)
         return self.steps._in_loop(self._wait(place, wait, branch))
+
+    def call(self, call: Call[Any], name: str | None) -> Coroutine[Any, Any, Any]:
+        """The output of a run of this call."""
+        # Here and now, so that the step has its place whichever task awaits it.
+        asked = self.begin(*self.asking.call(call, name))
+
+        async def output() -> Any:
+            return self._output(call, await asked)
+
+        return output()
+
+    def text_of(self, call: Call[Any], name: str) -> Coroutine[Any, Any, str]:
+        """The output of a run of this call, as it is stored."""
+        return self.begin(*self.asking.call(call, name))
+
+    def call_sync(self, call: Call[Any], name: str | None) -> Any:
+        """The same, blocking."""
+        return self._output(call, self.begin_sync(*self.asking.call(call, name)))
+
+    def _output(self, call: Call[Any], text: str) -> Any:
+        try:
+            return call.job.output.load(text, f"output of {call.job_name}")
+        except Outdated as error:
+            raise self.steps._must_fail(error) from None
+
+    def begin_inner(self, name: str, wait: Wait) -> Coroutine[Any, Any, Any]:
+        """A wait of the engine's own."""
+        return self._entered(Place(StepKey(name, 0)), wait)
 
     async def begin_all(self, asked: Iterable[tuple[str, Wait]]) -> list[Any]:
         """One after the other; what all of them came to, in one list."""
@@ -117,6 +146,7 @@ class Waits:
             row = await self._save(wait, opened)
         else:
             wait.resumed = True
+        await wait.written(self)
         until = until if row is None else row.until
         while (result := await wait.conclude(self, opened, row, until)) is None:
             await self._park(branch, wait, until)

@@ -34,11 +34,13 @@ class Below(Said):
             (s.owner, s.wait.run_id, s.generation, s.wait.key, s.wait.kind, s.wait.until, s.delay, s.wait.signal)
             for s in saves
         ]
+        # Those that are there from before have their children: what is given now is not theirs.
+        before = {row[0] for row in self._ask(tx.connection, "standing_waits", rows)}
         self._do(tx.connection, "save_waits", rows, tx.now)
         standing = {at: WaitRow(*row) for at, *row in self._ask(tx.connection, "standing_waits", rows)}
         if standing:
             self._do(tx.connection, "has_tree", sorted({wait.run_id for wait in standing.values()}))
-        children = [child for at in sorted(standing) for child in saves[at].children]
+        children = [child for at in sorted(standing.keys() - before) for child in saves[at].children]
         if children:
             self._beget(tx, children)
         return [standing.get(at) for at in range(len(saves))]

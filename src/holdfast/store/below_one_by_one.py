@@ -59,9 +59,11 @@ class BelowOneByOne(Store):
         if run is None:
             return None
         until = tx.now + save.delay if wait.until is None and save.delay is not None else wait.until
-        standing: WaitRow = waits.setdefault((run.id, wait.key), wait._replace(until=until, created_at=tx.now))
-        self._put(tx, run._replace(tree=max(run.tree, 1)))
-        self.trigger(tx, save.children)
+        standing: WaitRow | None = waits.get((run.id, wait.key))
+        if standing is None:
+            standing = waits[run.id, wait.key] = wait._replace(until=until, created_at=tx.now)
+            self._put(tx, run._replace(tree=max(run.tree, 1)))
+            self.trigger(tx, save.children)
         return standing
 
     def _drop_wait(self, tx: Tx, save: StepSave) -> None:
