@@ -5,13 +5,16 @@ Each of these tests holds one transaction open until the other one waits for it,
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import pytest
 
+import databases
 import servers
 from holdfast.model.run import NewRun
 from holdfast.model.wait import NewSignal
@@ -127,9 +130,19 @@ class Pair(BelowBench):
         return lease
 
 
+@pytest.fixture(scope="module")
+def schemas() -> Iterator[Iterator[str]]:
+    """URLs of empty ones: on PostgreSQL a database for each takes ten times as long to make."""
+    with contextmanager(databases._fresh)("postgres") as url:
+        yield (f"{url}?schema=test_{number}" for number in itertools.count())
+
+
 @pytest.fixture(params=["postgresql", "mariadb"])
 def url(request: pytest.FixtureRequest) -> str:
-    found: str = request.getfixturevalue("postgres_url" if request.param == "postgresql" else "mariadb_url")
+    if request.param == "mariadb":
+        found: str = request.getfixturevalue("mariadb_url")
+    else:
+        found = next(request.getfixturevalue("schemas"))
     return found
 
 
@@ -147,7 +160,7 @@ def plain(url: str) -> Iterator[Pair]:
     pair.close()
 
 
-@pytest.mark.parametrize("how", ["finish and finish", "finish and cancel", "cancel and finish", "cancel and cancel"])
+@pytest.mark.parametrize("how", ["finish and finish", "finish and cancel", "cancel and finish"])
 def test_of_two_last_ends_below_a_run_that_come_at_once_the_second_wakes_it(pair: Pair, how: str) -> None:
     above, children = pair.below()
     pair.together(*[pair.end(child, one) for child, one in zip(children, how.split(" and "), strict=True)])
@@ -155,8 +168,8 @@ def test_of_two_last_ends_below_a_run_that_come_at_once_the_second_wakes_it(pair
     assert [run.id for run in pair.claim()] == [above.run_id]
 
 
-def test_of_many_last_ends_in_two_threads_none_is_missed(pair: Pair) -> None:
-    families = [pair.below() for _ in range(30)]
+def test_of_many_last_ends_in_two_threads_none_is_missed(plain: Pair) -> None:
+    families = [plain.below() for _ in range(30)]
     start = threading.Barrier(2)
     failed: list[BaseException] = []
 
@@ -164,19 +177,19 @@ def test_of_many_last_ends_in_two_threads_none_is_missed(pair: Pair) -> None:
         try:
             for _, children in families:
                 start.wait(60)
-                tx, _ = pair.begin(link, pair.end(children[mine], "finish"))
-                pair.store.commit(tx)
+                tx, _ = plain.begin(link, plain.end(children[mine], "finish"))
+                plain.store.commit(tx)
         except BaseException as error:
             failed.append(error)
             start.abort()
 
-    threads = [threading.Thread(target=write, args=(link, at)) for at, link in enumerate((pair.first, pair.second))]
+    threads = [threading.Thread(target=write, args=(link, at)) for at, link in enumerate((plain.first, plain.second))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(120)
     assert failed == []
-    assert {pair.status(above.run_id) for above, _ in families} == {"pending"}
+    assert {plain.status(above.run_id) for above, _ in families} == {"pending"}
 
 
 @pytest.mark.parametrize("sweep", [("expire", Sweep(1)), ("pass_deadlines", 10)], ids=["given up", "too late"])
@@ -214,12 +227,12 @@ def test_a_run_that_goes_to_sleep_while_a_signal_is_sent_to_it_is_woken_at_once(
     assert pair.status(lease.run_id) == "pending"
 
 
-def test_a_signal_that_is_undone_wakes_nobody(pair: Pair) -> None:
-    lease = pair.waiter()
-    pair.round(pair.suspension(lease, "signal"))
-    tx, _ = pair.begin(pair.first, pair.signal(lease))
-    pair.store.rollback(tx)
-    assert pair.status(lease.run_id) == "waiting"
+def test_a_signal_that_is_undone_wakes_nobody(plain: Pair) -> None:
+    lease = plain.waiter()
+    plain.round(plain.suspension(lease, "signal"))
+    tx, _ = plain.begin(plain.first, plain.signal(lease))
+    plain.store.rollback(tx)
+    assert plain.status(lease.run_id) == "waiting"
 
 
 def test_who_takes_a_signal_while_one_is_sent_gets_it(plain: Pair) -> None:
@@ -229,29 +242,29 @@ def test_who_takes_a_signal_while_one_is_sent_gets_it(plain: Pair) -> None:
 
 
 @pytest.mark.parametrize("end_first", [True, False], ids=["the end first", "the sleep first"])
-def test_the_last_end_below_a_run_that_goes_to_sleep_wakes_it(pair: Pair, end_first: bool) -> None:
-    above = pair.lease()
-    new = pair.child(above)
-    pair.save_wait(pair.wait(above, kind="child", children=(new,)))
-    rows = [pair.end(pair.lease_of(new.id, pair.claim("below")), "finish"), pair.suspension(above, "child")]
-    pair.together(*(rows if end_first else reversed(rows)))
-    assert pair.status(above.run_id) == "pending"
+def test_the_last_end_below_a_run_that_goes_to_sleep_wakes_it(plain: Pair, end_first: bool) -> None:
+    above = plain.lease()
+    new = plain.child(above)
+    plain.save_wait(plain.wait(above, kind="child", children=(new,)))
+    rows = [plain.end(plain.lease_of(new.id, plain.claim("below")), "finish"), plain.suspension(above, "child")]
+    plain.together(*(rows if end_first else reversed(rows)))
+    assert plain.status(above.run_id) == "pending"
 
 
-def test_what_a_run_begets_while_it_is_cancelled_is_cancelled_with_it(pair: Pair) -> None:
-    lease = pair.lease()
-    new = pair.child(lease)
-    save = pair.wait(lease, kind="child", children=(new,))
-    saved, cancelled = pair.together(("save_waits", save), ("cancel", lease.run_id))
+def test_what_a_run_begets_while_it_is_cancelled_is_cancelled_with_it(plain: Pair) -> None:
+    lease = plain.lease()
+    new = plain.child(lease)
+    save = plain.wait(lease, kind="child", children=(new,))
+    saved, cancelled = plain.together(("save_waits", save), ("cancel", lease.run_id))
     assert (saved.run_id, cancelled.accepted) == (lease.run_id, True)
-    assert [row.id for row in pair.cancel_below()] == [new.id]
+    assert [row.id for row in plain.cancel_below()] == [new.id]
 
 
-def test_a_run_that_is_being_cancelled_begets_nothing(pair: Pair) -> None:
-    lease = pair.lease()
-    save = pair.wait(lease, kind="child", children=(pair.child(lease),))
-    assert pair.together(("cancel", lease.run_id), ("save_waits", save))[1] is None
-    assert pair.runs(parent=lease.run_id) == []
+def test_a_run_that_is_being_cancelled_begets_nothing(plain: Pair) -> None:
+    lease = plain.lease()
+    save = plain.wait(lease, kind="child", children=(plain.child(lease),))
+    assert plain.together(("cancel", lease.run_id), ("save_waits", save))[1] is None
+    assert plain.runs(parent=lease.run_id) == []
 
 
 def test_what_is_below_a_cancelled_run_and_held_by_somebody_is_cancelled_later(pair: Pair) -> None:

@@ -642,6 +642,10 @@ class Store(ABC):
         """Saved steps with first <= position < until, in order of position."""
 
     @abstractmethod
+    def next_due_at(self, connection: Any) -> int | None:
+        """When the first run that is delayed or sleeps wants to go on; None if none does by itself."""
+
+    @abstractmethod
     def find_waits(self, connection: Any, run_id: str) -> list[WaitRow]:
         """What a run waits for, the oldest first."""
 

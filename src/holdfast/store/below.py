@@ -154,7 +154,15 @@ class Below(Said):
     def _doom(self, tx: Tx, run_ids: Sequence[str]) -> None:
         self.cancel(tx, run_ids)
 
+    @abstractmethod
+    def _next_due(self, connection: Any) -> int | None:
+        """When the first delayed run wants to start."""
+
     # -- reads -------------------------------------------------------------------------------------------------
+
+    def next_due_at(self, connection: Any) -> int | None:
+        both = (self._next_due(connection), self._next_wake(connection))
+        return min((at for at in both if at is not None), default=None)
 
     def find_waits(self, connection: Any, run_id: str) -> list[WaitRow]:
         return [WaitRow(*row) for row in self._find(connection, "find_waits", run_id)]

@@ -37,6 +37,10 @@ class BelowOneByOne(Store):
         """The tables as this connection sees them."""
 
     @abstractmethod
+    def now(self) -> int:
+        """The time by which the store judges."""
+
+    @abstractmethod
     def _held(self, tx: Tx, lease: Lease) -> RunRow | None:
         """The run, if this lease of it still counts."""
 
@@ -190,6 +194,11 @@ class BelowOneByOne(Store):
         return False
 
     # -- reads -------------------------------------------------------------------------------------------------
+
+    def next_due_at(self, connection: Any) -> int | None:
+        tables, now = self.tables(connection), self.now()
+        later = [run.run_at for run in tables.runs.values() if run.status == RunStatus.PENDING and run.run_at > now]
+        return min([*later, *(until for _, until in _sleepers(tables))], default=None)
 
     def find_waits(self, connection: Any, run_id: str) -> list[WaitRow]:
         waits: Mapping[tuple[str, str], WaitRow] = self.tables(connection).waits

@@ -161,7 +161,7 @@ def execute(
     while True:
         app.process_until_idle().wait()
         run = run.refresh().wait()
-        due = next_due(app.get_runs(status=("pending", "waiting"), limit=None).wait(), clock.now())
+        due = app._engine.call("next_due", lambda _: next_due(app)).wait()
         if run.is_terminal or due is None:
             break
         clock.advance((due - clock.now()) / 1_000_000)
