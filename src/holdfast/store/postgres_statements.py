@@ -54,11 +54,13 @@ where (select count(*) from c) < $2 and (
   exists (select 1 from p where concurrency_key is not null and concurrency_key not in (select key from k))
   or exists (
     select 1 from job
-    join holdfast_runs as r
-      on r.status = 'pending' and r.due = 1 and r.turn <> 1 and r.crashes >= 0
-      and r.queue = job.queue and r.job_name = job.name
-    where job.room is null and r.id <> all (array(select id from p))
-      and (r.concurrency_key is null or {_FIRST_OF_KEY.format(run="r", wanted="$1")})))"""
+    cross join lateral (
+      select 1 from holdfast_runs as r
+      where r.status = 'pending' and r.due = 1 and r.turn <> 1 and r.crashes >= 0
+        and r.queue = job.queue and r.job_name = job.name and r.id <> all (array(select id from p))
+        and (r.concurrency_key is null or {_FIRST_OF_KEY.format(run="r", wanted="$1")})
+      limit 1) as r
+    where job.room is null))"""
 
 #: Of runs that may end (`c`): those above them, and the keys of both, as far as they can be locked now.
 _THOSE_ABOVE = """p as materialized (
