@@ -97,6 +97,16 @@ create trigger audit_progress after insert on holdfast_progress begin
 create trigger audit_progress_again after update on holdfast_progress begin
   insert into audit (kind, run_id, name, before)
   select 'progress', new.run_id, new.progress, r.status from holdfast_runs as r where r.id = new.run_id; end;
+create trigger audit_wait after insert on holdfast_waits begin
+  insert into audit (kind, run_id, name, before, generation)
+  select 'wait', new.run_id, new.key, r.status, r.generation from holdfast_runs as r where r.id = new.run_id; end;
+create trigger audit_signal after insert on holdfast_signals begin
+  insert into audit (kind, run_id, name, before)
+  select 'signal', new.run_id, new.id, r.status from holdfast_runs as r where r.id = new.run_id; end;
+create trigger audit_taken after update on holdfast_signals when old.consumed_by is not new.consumed_by begin
+  insert into audit (kind, run_id, name, before, after, generation)
+  select 'taken', new.run_id, new.id, r.status, new.consumed_by, r.generation
+  from holdfast_runs as r where r.id = new.run_id; end;
 """
 _PARTS = ("labels", "progress", "steps", "step_attempts", "logs", "waits", "signals")
 

@@ -56,6 +56,7 @@ class Batches:
         self.reading = self.store.open(read_only=True)
         self.owner = f"worker {seed}"
         self.leases: list[Lease] = []
+        self.roots: dict[str, str | None] = {}
         self.claimed: list[tuple[str, int]] = []
         self.refused: list[str] = []
         self.accepted: dict[str, int] = {}
@@ -63,6 +64,7 @@ class Batches:
     def round(self) -> None:
         chance = self.random
         seen = self.store.find_runs(self.reading, RunFilter(limit=60))
+        self.roots |= {run.id: run.root_id for run in seen}
         active = [run for run in seen if run.completed_at is None]
         holders = [Lease(run.id, run.generation, run.lease_owner) for run in active if run.lease_owner]
         leases = self.some([*self.leases, *holders], 8)
@@ -130,9 +132,10 @@ class Batches:
         """For a moment, for a signal, or for runs below it; or a wait of before has what it was for."""
         run_id, generation, owner = lease
         number = self.random.randrange(3)
+        root = self.roots.get(run_id) or run_id
         name, kind = f"w{number}", ("timer", "signal", "children")[number]
         below = [
-            self.new(parent_id=run_id, root_id=run_id, child_index=index, awaited_as=wait_key(name, 0))
+            self.new(parent_id=run_id, root_id=root, child_index=index, awaited_as=wait_key(name, 0))
             for index in range(self.random.randrange(1, 4) if kind == "children" else 0)
         ]
         wait = WaitRow(run_id, wait_key(name, 0), kind, None, "go" if kind == "signal" else None, 0)
