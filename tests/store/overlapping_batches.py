@@ -40,6 +40,8 @@ JOBS = ("a", "b", "c")
 KEYS = ("k", "l", "m", "n", None, None)
 ONCE = ("x", "y", "z", "w", None)
 LEASE = 300_000
+#: However busy the machine is, so many rounds are served.
+ROUNDS = 30
 CAUSES = (Cause.COMPLETE, Cause.COMPLETE, Cause.FAIL, Cause.RETRY, Cause.RELEASE, Cause.SUSPEND)
 
 
@@ -177,7 +179,7 @@ def main() -> None:
     sys.stdin.readline()
     end = batches.clock.steady() + seconds
     twice: list[str] = []
-    while batches.clock.steady() < end:
+    while batches.clock.steady() < end or batches.rounds.count < ROUNDS:
         batches.round()
         twice += held_twice(batches.store.find_runs(batches.reading, RunFilter(statuses=("leased",))))
     told = {
