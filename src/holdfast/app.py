@@ -2,6 +2,8 @@
 
 Its other verbs are in `managing` (what writes) and `watching` (what reads). Everything that touches the database gives
 a `Reply`.
+
+Long because of overloads: each form of a job, and of what is made of jobs, has its line.
 """
 
 from __future__ import annotations

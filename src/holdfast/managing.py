@@ -11,7 +11,7 @@ from pydantic_core import to_json
 from .basis.clock import from_datetime
 from .basis.durations import Duration, micros
 from .basis.errors import ConflictError, NotFoundError, Outdated, ValidationError
-from .basis.text import error_text, shown
+from .basis.text import fit, shown
 from .commit.reply import Reply, answer, answered, hand_on
 from .commit.ticket import Ticket
 from .engine.arguments import checked_count, checked_statuses, checked_text, several
@@ -236,7 +236,7 @@ class Managing(Watching):
             said = written(shape.keep(output, "output").text)
         else:
             kind = type(error).__name__ if isinstance(error, BaseException) else None
-            said = {"error": error_text(error) if isinstance(error, BaseException) else error, "error_type": kind}
+            said = {"error": fit(error) if isinstance(error, BaseException) else error, "error_type": kind}
         engine, call = self._engine, job._bound(key)
         text = to_json(said).decode()
         check_size(text, engine.options.max_input_bytes, "output")

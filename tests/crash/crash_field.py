@@ -28,9 +28,9 @@ HERE = Path(__file__).parent
 ALL = os.environ.get("HOLDFAST_CRASH") == "all"
 EVERY = 1 if crash_places.ON == "sqlite" or ALL else 7
 """Of the cases that are not about a commit one in so many is tried; the others are counted. Odd: most come in pairs."""
-SOME = 7
-_COMMITS = 4
-"""The same of operations with runs below others, which are long, and of the commits there one of four."""
+SOME = 25
+_COMMITS = 8
+"""The same of operations with runs below others, which are long, and of the commits there one of eight."""
 SUCCESSORS = ("finished", "running", "cancelled", "purged")
 """What has become of the run when a paused process goes on."""
 

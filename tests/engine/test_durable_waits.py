@@ -204,7 +204,8 @@ def test_s6_waits_in_a_task_group_under_shield_and_under_a_timeout(house: House)
     asyncio.run(main())
 
 
-def test_s6_a_run_is_not_suspended_while_a_step_runs(house: House) -> None:
+def test_s6_a_run_is_not_suspended_while_a_step_runs(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.engine.waits._SETTLE", 0.0)
     gate, calls = threading.Event(), list[str]()
 
     def body() -> None:
@@ -219,10 +220,11 @@ def test_s6_a_run_is_not_suspended_while_a_step_runs(house: House) -> None:
         return "done"
 
     async def main() -> None:
-        async with house.app(busy, warm_for=0) as app:
+        async with house.app(busy, double, warm_for=0) as app:
             run = await app.jobs.busy.trigger()
             await until(lambda: house.sql("select 1 from holdfast_waits"))
-            assert house.status() == ["leased"]
+            assert await app.jobs.double.run(1) == 2  # meanwhile it could have been suspended
+            assert (await run.refresh()).status == "leased"
             gate.set()
             assert await run.result(timeout=PATIENCE) == "done"
             assert calls == ["body"]

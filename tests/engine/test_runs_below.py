@@ -340,9 +340,6 @@ def test_s7_cancelling_a_run_cancels_all_that_is_below_it(house: House) -> None:
             assert worker is not None
             await until(lambda: not worker.executing)
             gate.set()
-            assert house.sql("select distinct error_type from holdfast_runs where parent_id is not null") == [
-                ("ParentEnded",)
-            ]
 
     asyncio.run(main())
 

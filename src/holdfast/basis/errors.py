@@ -28,7 +28,7 @@ The docstring of a class is its default message. `status` is the HTTP status tha
 
 from __future__ import annotations
 
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 from .text import clean
 
@@ -109,7 +109,11 @@ class RunFailed(HoldfastError):
 
     def __init__(self, message: str, run_id: str = "", error_type: str | None = None) -> None:
         super().__init__(message)
-        self.args = (message, run_id, error_type)  # by which a run above it has the same error when it is replayed
+        self.args: tuple[Any, ...] = (
+            message,
+            run_id,
+            error_type,
+        )  # by which a run above it has the same error when it is replayed
         self.run_id = run_id
         self.error_type = error_type
         """Name of the exception class that ended the run, as it was stored."""
@@ -126,7 +130,7 @@ class RunCancelled(HoldfastError):
 
     def __init__(self, message: str, run_id: str = "") -> None:
         super().__init__(message)
-        self.args = (message, run_id)
+        self.args: tuple[Any, ...] = (message, run_id)
         self.run_id = run_id
 
 
@@ -135,8 +139,8 @@ class ChildrenFailed(HoldfastError):
 
     def __init__(self, message: str, run_ids: list[str]) -> None:
         super().__init__(message)
-        self.args = (message, run_ids)
-        self.run_ids = run_ids
+        self.args: tuple[Any, ...] = (message, run_ids)
+        self.run_ids: list[str] = run_ids
         """Of those without an output, at most a hundred."""
 
 

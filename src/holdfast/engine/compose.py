@@ -47,9 +47,9 @@ class Composed(Signature):
 
     def __init__(self, first: Signature, output: Callable[[], Outputs]) -> None:
         # Not that of the class above: there is no function to look at.
-        self.takes_step = True
-        self.is_async = True
-        self.names = first.names
+        self.takes_step: bool = True
+        self.is_async: bool = True
+        self.names: tuple[str, ...] = first.names
         self._first = first
         self._outputs = output
 
@@ -202,7 +202,7 @@ class Asleep:
 
 
 #: The signal that ends a sleeping run, and its key: the first counts.
-WAKE = "wake"
+WAKE: str = "wake"
 
 
 def sleeping(name: str, annotation: Any, deadline: int | None, step_types: tuple[type, type]) -> JobDefinition:

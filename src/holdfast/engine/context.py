@@ -2,6 +2,8 @@
 
 Two classes, because `step.run(...)` can't be both a value and something to await; the same verbs, and one
 implementation of them below (`execution`).
+
+Long because both classes say what each verb gives, in all its forms.
 """
 
 from __future__ import annotations

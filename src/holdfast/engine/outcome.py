@@ -29,7 +29,7 @@ class Concluded(Exception):
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(outcome.error or "")
-        self.outcome = outcome
+        self.outcome: Outcome = outcome
 
 
 def outcome_of(error: BaseException) -> Outcome:

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from .execution import Execution
     from .waits import Waits
 
-RETURN, CHILDREN, FINALIZE = "(return)", "(children)", "(finalize)"
+RETURN: str = "(return)"
+CHILDREN: str = "(children)"
+FINALIZE: str = "(finalize)"
 
 
 class _Returned(NamedTuple):

@@ -96,7 +96,7 @@ class Registry:
                     "Give one of them another name: @app.job(name=…)."
                 )
                 raise DefinitionError(f"Job {job.name!r} is already registered with a different definition. {advice}")
-            warnings.warn(f"Job {job.name!r} was defined again; the new definition counts.", stacklevel=4)
+            warnings.warn(f"Job {job.name!r} was defined again; the new definition counts.", stacklevel=5)
             for used, old in self._by_key.items():
                 if old is known:
                     self._by_key[used] = job

@@ -302,7 +302,7 @@ class Steps:
         self._saved(result, accepted=True)
         return result
 
-    plain = PLAIN
+    plain: StepOptions = PLAIN
 
     async def keep(self, result: _Result, opened: _Opened) -> None:
         """Save what no function of the user's has made."""

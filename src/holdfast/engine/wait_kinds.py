@@ -57,11 +57,12 @@ class Wait:
 class Timer(Wait):
     """A time, or so long from now."""
 
-    kind = "timer"
+    kind: str = "timer"
 
     def __init__(self, delay: int | None, until: int | None) -> None:
-        self.delay, self.until = delay, until
-        self.mark = "sleep" if until is None else "sleep_until"
+        self.delay: int | None = delay
+        self.until: int | None = until
+        self.mark: str = "sleep" if until is None else "sleep_until"
 
     async def conclude(self, waits: Waits, opened: _Opened, row: WaitRow | None, until: int | None) -> _Result | None:
         if until is None or waits.engine.clock.now() < until:
@@ -75,12 +76,12 @@ class Timer(Wait):
 class Signal(Wait):
     """A signal of this name, for so long."""
 
-    kind = "signal"
+    kind: str = "signal"
 
     def __init__(self, name: str, timeout: int | None, annotation: Any) -> None:
-        self.signal = name
-        self.delay = timeout
-        self.mark = f"signal {name}"
+        self.signal: str | None = name
+        self.delay: int | None = timeout
+        self.mark: str = f"signal {name}"
         self._annotation = annotation
 
     async def conclude(self, waits: Waits, opened: _Opened, row: WaitRow | None, until: int | None) -> _Result | None:
@@ -139,7 +140,7 @@ class Below(Wait):
     What they came to is theirs to keep, and stays as long as this run: here is only which they were.
     """
 
-    kind = "children"
+    kind: str = "children"
 
     def __init__(
         self, make: Callable[[str], Sequence[NewRun]], value: Callable[[list[RunRow]], Any], mark: str
@@ -147,7 +148,7 @@ class Below(Wait):
         self._make = make
         self._value = value
         """What the ended runs come to: a value, or an error that it raises."""
-        self.mark = mark
+        self.mark: str = mark
 
     def children(self, waits: Waits, key: str) -> tuple[NewRun, ...]:
         return tuple(waits.engine.triggers.sealed(new) for new in self._make(key))
@@ -193,7 +194,7 @@ class Below(Wait):
 class OneBelow(Below):
     """A run below this one, and its output as it is stored. A small one is kept here, too: a replay need not look."""
 
-    kind = "child"
+    kind: str = "child"
 
     def __init__(self, make: Callable[[str], Sequence[NewRun]], text: Callable[[RunRow], str], mark: str) -> None:
         super().__init__(make, lambda rows: text(rows[0]), mark)
@@ -209,7 +210,7 @@ class OneBelow(Below):
 class Spawned(Below):
     """A run below this one that nobody waits for; its id."""
 
-    kind = "child"
+    kind: str = "child"
 
     async def conclude(self, waits: Waits, opened: _Opened, row: WaitRow | None, until: int | None) -> _Result | None:
         assert row is not None

@@ -28,6 +28,7 @@ from .wait_kinds import Wait
 
 if TYPE_CHECKING:
     from .call import Call
+    from .engine import Engine
     from .execution import Execution
 
 #: Seconds for which other branches of the run may do something that is no step, before it is suspended.
@@ -39,7 +40,7 @@ class Waits:
 
     def __init__(self, execution: Execution) -> None:
         self.execution: Execution = execution
-        self.engine = execution.engine
+        self.engine: Engine = execution.engine
         self.steps: Steps = execution.steps
         self.asking: Asking = Asking(execution)
         self._parked: dict[asyncio.Future[None], tuple[Any, Wait, int | None]] = {}

@@ -1,4 +1,7 @@
-"""Promises about runs that wait: for their time, for signals, for runs below them."""
+"""Promises about runs that wait: for their time, for signals, for runs below them.
+
+Long because the three of them share their bench, and are few lines each.
+"""
 
 from __future__ import annotations
 
@@ -204,6 +207,15 @@ class SignalContract(BelowBench):
         assert self.taken(self.take(lease, "c")) == Taken("taken", "3")
         assert self.taken(self.take(lease, "d")) == Taken("nothing")
 
+    def test_a_signal_is_taken_together_with_the_checkpoint_of_its_wait(self) -> None:
+        lease = self.lease()
+        self.save_wait(self.wait(lease, kind="signal", signal="go"))
+        self.send(lease.run_id, value="7")
+        assert self.taken(self.take(lease)) == Taken("taken", "7")
+        (step,) = self.store.find_steps(self.connection, lease.run_id)
+        assert (step.name, step.status, step.output) == ("wait", "completed", "7")
+        assert self.waits(lease.run_id) == []
+
     def test_a_taking_played_again_gives_the_same_signal(self) -> None:
         lease = self.lease()
         self.send(lease.run_id, value="1")
@@ -219,7 +231,7 @@ class SignalContract(BelowBench):
         self.crash(lease)
         heir = self.again(lease)
         assert self.taken(self.take(lease)) == Taken("lost")
-        assert self.taken(self.take(heir)) == Taken("taken", "1")
+        assert self.taken(self.take(heir, "another")) == Taken("taken", "1")
 
     def test_when_the_time_of_a_wait_is_over_that_is_saved_unless_a_signal_is_there(self) -> None:
         lease = self.waiting(delay=5 * SECOND)
@@ -376,6 +388,12 @@ class TreeContract(BelowBench):
         save = self.wait(lease, kind="child", children=(self.child(lease),))
         first = self.save_wait(save)
         assert self.do("save_waits", [save], replay=True) == [first]
+        assert len(self.runs(parent=lease.run_id)) == 1
+
+    def test_a_wait_that_is_known_gets_no_other_runs_below(self) -> None:
+        lease = self.lease()
+        for _ in range(2):  # the second as by an execution that does not know the first
+            self.save_wait(self.wait(lease, kind="child", children=(self.child(lease),)))
         assert len(self.runs(parent=lease.run_id)) == 1
 
     def test_what_is_below_a_cancelled_run_is_cancelled_level_by_level(self) -> None:
