@@ -1,4 +1,4 @@
-"""The loop of an agent: a model that wants tools, tools at the same time, and a person who approves what is dangerous."""
+"""The loop of an agent: a model that asks for tools, tools at the same time, a person who approves the bold ones."""
 
 import asyncio
 from typing import Any
@@ -16,6 +16,7 @@ SCRIPT: list[dict[str, Any]] = [
 
 
 async def model(turn: int, talk: list[str]) -> dict[str, Any]:
+    print("the model has heard", len(talk), "things")
     return SCRIPT[turn]
 
 

@@ -206,7 +206,7 @@ class Managing(Watching):
     # -- signals -----------------------------------------------------------------------------------------------
 
     def send_signal(self, run_id: str, name: str, value: Any = None, *, key: str | None = None) -> Reply[None]:
-        """Send a value to a run, which takes it with `step.wait_for_signal(name)`; the reply is there when it is durable.
+        """Send a value to a run, for `step.wait_for_signal(name)` there; the reply is there when it is durable.
 
         It may be sent before the run waits for it. With `key` it may be sent again: of several with one key the first
         counts, per run and name. `NotFoundError` if there is no such run, `ConflictError` if it has ended, or has not

@@ -66,7 +66,8 @@ class ModelTables(Tables):
     def copy(self) -> ModelTables:
         return ModelTables(
             dict(self.runs), dict(self.steps), dict(self.attempts), dict(self.logs), dict(self.progress),
-            dict(self.holders), dict(self.dropped), dict(self.workers), dict(self.waits), dict(self.signals), dict(self.due),
+            dict(self.holders), dict(self.dropped), dict(self.workers),
+            dict(self.waits), dict(self.signals), dict(self.due),
         )  # fmt: skip
 
 

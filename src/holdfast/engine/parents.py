@@ -26,7 +26,6 @@ from .wait_kinds import Below
 
 if TYPE_CHECKING:
     from .execution import Execution
-    from .waits import Waits
 
 RETURN: str = "(return)"
 CHILDREN: str = "(children)"
@@ -52,7 +51,7 @@ class _Children(Below):
         super().__init__(make, lambda rows: rows, CHILDREN)
         self._parent = parent
 
-    async def written(self, waits: Waits) -> None:
+    async def written(self) -> None:
         await self._parent.save_return()
 
 

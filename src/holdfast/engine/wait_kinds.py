@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic_core import from_json, to_json
 
@@ -24,6 +24,16 @@ if TYPE_CHECKING:
     from .waits import Waits
 
 
+class Standing(NamedTuple):
+    """How a wait stands."""
+
+    waits: Waits
+    opened: _Opened
+    row: WaitRow | None = None
+    """As it is written down; None: it is not."""
+    until: int | None = None
+
+
 class Wait:
     """What all of them have in common."""
 
@@ -42,14 +52,14 @@ class Wait:
         """The runs that are written together with the wait."""
         return ()
 
-    async def written(self, waits: Waits) -> None:
+    async def written(self) -> None:
         """It is written down, and nothing was awaited yet."""
 
-    async def conclude(self, waits: Waits, opened: _Opened, row: WaitRow | None, until: int | None) -> _Result | None:
+    async def conclude(self, at: Standing) -> _Result | None:
         """What it has come to; None: it goes on."""
         raise NotImplementedError
 
-    async def load(self, waits: Waits, text: str, opened: _Opened) -> Any:
+    async def load(self, at: Standing, text: str) -> Any:
         """The value of what was saved."""
         raise NotImplementedError
 
@@ -64,12 +74,12 @@ class Timer(Wait):
         self.until: int | None = until
         self.mark: str = "sleep" if until is None else "sleep_until"
 
-    async def conclude(self, waits: Waits, opened: _Opened, row: WaitRow | None, until: int | None) -> _Result | None:
-        if until is None or waits.engine.clock.now() < until:
+    async def conclude(self, at: Standing) -> _Result | None:
+        if at.until is None or at.waits.engine.clock.now() < at.until:
             return None
-        return waits.steps._came_to(opened, "null", None)
+        return at.waits.steps._came_to(at.opened, "null", None)
 
-    async def load(self, waits: Waits, text: str, opened: _Opened) -> None:
+    async def load(self, at: Standing, text: str) -> None:  # noqa: ARG002 - there is none
         return None
 
 
@@ -84,7 +94,8 @@ class Signal(Wait):
         self.mark: str = f"signal {name}"
         self._annotation = annotation
 
-    async def conclude(self, waits: Waits, opened: _Opened, row: WaitRow | None, until: int | None) -> _Result | None:
+    async def conclude(self, at: Standing) -> _Result | None:
+        waits, opened = at.waits, at.opened
         execution, steps = waits.execution, waits.steps
         error = TimeoutError(f"no signal {self.signal!r} came in time")
         failure, seen = keep_failure(error)
@@ -105,13 +116,13 @@ class Signal(Wait):
         if taken.status == "late":
             return steps._stood(opened, None, None, seen)
         text = steps._text_of(taken.output or "")
-        return steps._stood(opened, text, await self.load(waits, text, opened), None)
+        return steps._stood(opened, text, await self.load(at, text), None)
 
-    async def load(self, waits: Waits, text: str, opened: _Opened) -> Any:
+    async def load(self, at: Standing, text: str) -> Any:
         try:
-            return load_sent(text, self._annotation, f"signal {self.signal!r} of run {waits.execution.row.id}")
+            return load_sent(text, self._annotation, f"signal {self.signal!r} of run {at.waits.execution.row.id}")
         except Outdated as error:
-            raise waits.steps._must_fail(error) from None
+            raise at.waits.steps._must_fail(error) from None
 
 
 def sent_text(value: Any) -> str:
@@ -153,7 +164,8 @@ class Below(Wait):
     def children(self, waits: Waits, key: str) -> tuple[NewRun, ...]:
         return tuple(waits.engine.triggers.sealed(new) for new in self._make(key))
 
-    async def conclude(self, waits: Waits, opened: _Opened, row: WaitRow | None, until: int | None) -> _Result | None:
+    async def conclude(self, at: Standing) -> _Result | None:
+        waits, opened, row, _ = at
         if row is None or not self.resumed:
             return None  # they were written a moment ago
         rows = await self._read(waits, row.key, row.created_at)
@@ -167,15 +179,15 @@ class Below(Wait):
             return waits.steps._failed(opened, error)
         return waits.steps._came_to(opened, self._text(waits, rows) or f"{_WHICH}{row.created_at}", value)
 
-    def _text(self, waits: Waits, rows: list[RunRow]) -> str | None:
+    def _text(self, waits: Waits, rows: list[RunRow]) -> str | None:  # noqa: ARG002 - for a single one
         """What is kept here all the same."""
         return None
 
-    async def load(self, waits: Waits, text: str, opened: _Opened) -> Any:
+    async def load(self, at: Standing, text: str) -> Any:
         try:
-            return self._value(await self._read(waits, wait_key(*opened.key), int(text.removeprefix(_WHICH))))
+            return self._value(await self._read(at.waits, wait_key(*at.opened.key), int(text.removeprefix(_WHICH))))
         except Outdated as error:
-            raise waits.steps._must_fail(error) from None
+            raise at.waits.steps._must_fail(error) from None
 
     async def _read(self, waits: Waits, key: str | None, created_at: int) -> list[RunRow]:
         store, wanted = waits.engine.store, RunFilter(parent=waits.execution.row.id, awaited_as=key)
@@ -203,8 +215,8 @@ class OneBelow(Below):
         text = waits.engine.payloads.open(rows[0].output or "null")
         return text if len(text) <= _SMALL else None
 
-    async def load(self, waits: Waits, text: str, opened: _Opened) -> Any:
-        return await super().load(waits, text, opened) if text.startswith(_WHICH) else text
+    async def load(self, at: Standing, text: str) -> Any:
+        return await super().load(at, text) if text.startswith(_WHICH) else text
 
 
 class Spawned(Below):
@@ -212,12 +224,12 @@ class Spawned(Below):
 
     kind: str = "child"
 
-    async def conclude(self, waits: Waits, opened: _Opened, row: WaitRow | None, until: int | None) -> _Result | None:
-        assert row is not None
-        (child,) = await self._read(waits, None, row.created_at)
-        return waits.steps._came_to(opened, to_json(child.id).decode(), child.id)
+    async def conclude(self, at: Standing) -> _Result | None:
+        assert at.row is not None
+        (child,) = await self._read(at.waits, None, at.row.created_at)
+        return at.waits.steps._came_to(at.opened, to_json(child.id).decode(), child.id)
 
-    async def load(self, waits: Waits, text: str, opened: _Opened) -> Any:
+    async def load(self, at: Standing, text: str) -> Any:  # noqa: ARG002 - it is in the text
         return from_json(text)
 
 

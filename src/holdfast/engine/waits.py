@@ -3,8 +3,8 @@
 A wait parks its own branch on a future; nothing is raised. While all that goes on in a run is waiting, its slot is
 another's, and unless the next wake is near the run is *suspended*: a crash on purpose. Its waits are saved, its lease
 is given back in one fenced commit, and this execution is over: whatever its code still does, returns or swallows
-counts for nothing. Whoever claims the run later starts its function again from the top, and the waits that are over give
-what they came to, as steps do.
+counts for nothing. Whoever claims the run later starts its function again from the top; waits that are over give what
+they came to, as steps do.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .branches import Place
 from .children import Asking
 from .context import Unwind, current_step, refuse_inside
 from .steps import FIRST_PAUSE, Steps, _Opened, _Result, longer, no_function
-from .wait_kinds import Wait
+from .wait_kinds import Standing, Wait
 
 if TYPE_CHECKING:
     from .call import Call
@@ -108,7 +108,8 @@ class Waits:
         refuse_inside(name)
         if (step := current_step.get()) is not None:
             raise DefinitionError(
-                f"{clean(str(name), 100)!r}: a run can't wait inside of a step ({clean(step, 100)!r}). Wait between steps."
+                f"{clean(str(name), 100)!r}: a run can't wait inside of a step ({clean(step, 100)!r}). "
+                "Wait between steps."
             )
 
     async def _wait(self, place: Place, wait: Wait, branch: Any) -> Any:
@@ -135,7 +136,7 @@ class Waits:
             steps._changed(what, str(saved.fingerprint), wait.mark)
         if saved.status == "failed":
             return steps._replay(saved._replace(fingerprint=None), opened)
-        return await self.persistently(lambda: wait.load(self, saved.output or "", opened))
+        return await self.persistently(lambda: wait.load(Standing(self, opened), saved.output or ""))
 
     async def _over(self, wait: Wait, opened: _Opened, branch: Any) -> _Result:
         """What the wait has come to, once it is over."""
@@ -147,9 +148,9 @@ class Waits:
             row = await self._save(wait, opened)
         else:
             wait.resumed = True
-        await wait.written(self)
+        await wait.written()
         until = until if row is None else row.until
-        while (result := await wait.conclude(self, opened, row, until)) is None:
+        while (result := await wait.conclude(Standing(self, opened, row, until))) is None:
             await self._park(branch, wait, until)
         return result
 
@@ -235,7 +236,7 @@ class Waits:
         self.execution.check()
 
     def consider(self) -> None:
-        """Something has come to rest: if nothing else goes on in this run, its slot is free, and it may be suspended."""
+        """Something has come to rest. If nothing else goes on in this run its slot is free, and it may be suspended."""
         execution = self.execution
         if self._settling is not None:
             self._settling.cancel()
