@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from holdfast import ChildResult, Children, Done, Step
+from holdfast import Children, ChildResult, Done, Step
 from holdfast.basis.errors import ConflictError, NotFoundError
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ from crash_below import CHILDREN, MODEL
 from crash_checker import TERMINAL, Checker, Row
 
 
-
 class BelowChecker(Checker):
     """As `Checker`, for histories in which runs wait for each other."""
 
@@ -123,5 +122,3 @@ class BelowChecker(Checker):
                     claimed = self.claims.get((run["id"], event["gen"]), 0)
                     words = f"step {event['step']} began under a claim that came after the end above it"
                     self.need(claimed < min(above), "S7", words, run["id"])
-
-

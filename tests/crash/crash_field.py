@@ -104,6 +104,8 @@ THREADED = (
     Operation("purge", "purge", _HALF_AND_ENDED, when=1),
     Operation("drop", "drop_outputs", _HALF_AND_ENDED, when=1),
 )
+
+
 def _below(
     name: str, program: str, *before: str, phase: str = "", when: int = 0, fault: bool = False, fenced: bool = False
 ) -> Operation:

@@ -15,6 +15,7 @@ import os
 import random
 import threading
 from collections.abc import Callable, Coroutine
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from crash_lines import Line, MariadbLine, PostgresLine
 from crash_wire import Wire
 from crash_world import ADDRESS, World, read
 
-from holdfast import AbortSignal, Holdfast, Retry, SleepingJob, Step, SyncStep
+from holdfast import AbortSignal, Holdfast, LoopResult, Retry, SleepingJob, Step, SyncStep
 from holdfast.basis.clock import SystemClock, give_way
 from holdfast.basis.errors import ConflictError, NotFoundError, RunCancelled, RunFailed
 from holdfast.commit.ticket import Ticket
@@ -552,7 +553,8 @@ async def read_back(child: Child) -> None:
             seen.append((await run.wait(timeout=20)).output)
             with contextlib.suppress(RunFailed, RunCancelled):
                 seen.append(await run.result(timeout=20))
-        child.world.tell("seen", run=run.id, status=str(run.status), outputs=seen, error_type=run.error_type)
+        outputs = [asdict(one) if isinstance(one, LoopResult) else one for one in seen]
+        child.world.tell("seen", run=run.id, status=str(run.status), outputs=outputs, error_type=run.error_type)
 
 
 PROGRAMS: dict[str, Program] = {
