@@ -84,6 +84,7 @@ HOT: dict[str, tuple[Any, ...]] = {
     "taken_signals": (json.dumps([["me", AWAKE, 1, "wait#0", "go"]]), NOW),
     "cancel_below": (NOW, 2),
     "settle_trees": (),
+    "above_ended": (json.dumps([AWAKE]),),
     "doomed": (json.dumps([f"0 pendingbelow{n:026d}" for n in range(10)]),),
     "check_in": (json.dumps([["w1", "host", 1, "[]", "[]", "1", LEASE]]), NOW),
     "check_out": (json.dumps(["w1"]),),

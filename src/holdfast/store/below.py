@@ -153,6 +153,7 @@ class Below(Said):
 
     def _doom(self, tx: Tx, run_ids: Sequence[str]) -> None:
         self.cancel(tx, run_ids)
+        self._do(tx.connection, "above_ended", run_ids)
 
     @abstractmethod
     def _next_due(self, connection: Any) -> int | None:

@@ -193,6 +193,11 @@ class BelowOneByOne(Store):
                 return True
         return False
 
+    def _cancel_doomed(self, tx: Tx, run: RunRow) -> None:
+        self.cancel(tx, [run.id])
+        ended = self.tables(tx.connection).runs[run.id]
+        self._put(tx, ended._replace(error="The run above it ended first", error_type="ParentEnded"))
+
     # -- reads -------------------------------------------------------------------------------------------------
 
     def next_due_at(self, connection: Any) -> int | None:

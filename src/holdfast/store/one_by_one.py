@@ -367,7 +367,7 @@ class OneByOne(BelowOneByOne):
         got: list[RunRow] = []
         while len(got) < order.limit and (run := next(self._claimable(tables, order, tx.now), None)) is not None:
             if self._is_doomed(tables, run):
-                self.cancel(tx, [run.id])
+                self._cancel_doomed(tx, run)
                 continue
             if run.concurrency_key is not None:
                 tables.holders[run.concurrency_key] = run.id

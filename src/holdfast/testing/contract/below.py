@@ -441,7 +441,7 @@ class TreeContract(BelowBench):
         self.suspend(inner, "child")
         self.cancel(lease.run_id)
         assert self.claim("leaf", "below") == []
-        assert self.status(leaf.id) == "cancelled"
+        assert (self.status(leaf.id), self.run(leaf.id).error_type) == ("cancelled", "ParentEnded")
 
     def test_the_holder_of_a_run_that_was_cancelled_with_its_tree_has_lost_it(self) -> None:
         lease, (child,) = self.parent()

@@ -151,6 +151,11 @@ limit $1;
 -- name: settle_trees
 update {runs} set r.tree = 1 where r.tree = 2;
 
+-- name: above_ended
+-- Why these were cancelled, which nobody has asked for.
+update {runs} set r.error = 'The run above it ended first', r.error_type = 'ParentEnded'
+where r.status = 'cancelled' and r.error_type is null;
+
 -- name: doomed
 -- Of these runs those that have above them one that has ended without its output.
 with recursive above as (

@@ -170,6 +170,11 @@ where id = any (array(
     where c.parent_id = r.id and c.completed_at is null and c.parent_id is not null offset 0)
   order by r.id for no key update of r skip locked));
 
+-- name: above_ended
+-- Why these were cancelled, which nobody has asked for.
+update holdfast_runs set error = 'The run above it ended first', error_type = 'ParentEnded'
+where id = any (array(select jsonb_array_elements_text($1::jsonb))) and status = 'cancelled' and error_type is null;
+
 -- name: doomed
 -- Of these runs those that have above them one that has ended without its output.
 with recursive above (run_id, tree, parent_id) as (

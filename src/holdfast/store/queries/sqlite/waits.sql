@@ -130,6 +130,11 @@ where r.tree = 2 and not exists (
   select 1 from holdfast_runs as c
   where c.parent_id = r.id and c.completed_at is null and c.parent_id is not null);
 
+-- name: above_ended
+-- Why these were cancelled, which nobody has asked for.
+update holdfast_runs set error = 'The run above it ended first', error_type = 'ParentEnded'
+where id in (select value from json_each(?1)) and status = 'cancelled' and error_type is null;
+
 -- name: doomed
 -- Of these runs those that have above them one that has ended without its output.
 with recursive above (run_id, id, tree, parent_id) as (
