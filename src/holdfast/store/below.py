@@ -70,11 +70,17 @@ class Below(Said):
         return answers
 
     def take_signals(self, tx: Tx, takes: Sequence[Take]) -> list[Taken]:
-        answers = [Taken("lost")] * len(takes)
+        # What was late before stays late, and must not take what has come since: nobody holds that row.
+        late = [(t.owner, *t.late, at) for at, t in enumerate(takes) if t.late is not None and tx.replay]
+        stood = {at for (at,) in self._ask(tx.connection, "saved_steps", late)} if late else set[int]()
+        answers = [Taken("late" if at in stood else "lost") for at in range(len(takes))]
         rows = [
-            (t.owner, t.step.run_id, t.step.generation, wait_key(t.step.name, t.step.occurrence), t.signal)
-            for t in takes
-        ]
+            (
+                None if at in stood else t.owner,
+                t.step.run_id, t.step.generation, wait_key(t.step.name, t.step.occurrence), t.signal,
+            )
+            for at, t in enumerate(takes)
+        ]  # fmt: skip
         # One of a run and name at a time: each takes the oldest that is left.
         turns: dict[tuple[str, str], int] = {}
         by_turn: dict[int, list[Any]] = {}

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from ..model.run import RunRow, RunStatus
+from ..model.step import StepRow
 from ..model.wait import NewSignal, WaitRow, wait_key
 from .base import SIGNALS_UNREAD, Lease, Sent, StepSave, Store, Take, Taken, Tx, WaitSave
 
@@ -27,6 +28,7 @@ class _Tables(Protocol):
     runs: MutableMapping[str, RunRow]
     waits: MutableMapping[tuple[str, str], WaitRow]
     signals: MutableMapping[str, SignalRow]
+    steps: MutableMapping[tuple[str, str, int], StepRow]
 
 
 class BelowOneByOne(Store):
@@ -106,6 +108,10 @@ class BelowOneByOne(Store):
         step, key = take.step, wait_key(take.step.name, take.step.occurrence)
         if self._held(tx, Lease(step.run_id, step.generation, take.owner)) is None:
             return Taken("lost")
+        if tx.replay and take.late is not None and (there := tables.steps.get(step[:3])) is not None:
+            written = (there.generation, there.status, there.started_at)
+            if written == (take.late.generation, take.late.status, take.late.started_at):
+                return Taken("late")  # as before, and what has come since is not its
         of_run = [one for one in tables.signals.values() if one.run_id == step.run_id]
         mine = next((one for one in of_run if one.consumed_by == key), None)
         unread = [one for one in of_run if one.name == take.signal and one.consumed_by is None]

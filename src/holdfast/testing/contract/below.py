@@ -242,6 +242,17 @@ class SignalContract(BelowBench):
         assert step.status == "failed"
         assert self.waits(lease.run_id) == []
 
+    def test_a_late_taking_played_again_is_late_and_takes_nothing_that_has_come_since(self) -> None:
+        lease = self.waiting(delay=5 * SECOND)
+        self.clock.advance(5)
+        heir = self.again(lease)
+        take = self.take(heir, late=True)
+        assert self.taken(take) == Taken("late")
+        assert self.taken(take, replay=True) == Taken("late")
+        self.send(lease.run_id)
+        assert self.taken(take, replay=True) == Taken("late")
+        assert self.taken(self.take(heir, "another")) == Taken("taken", "1")
+
     def test_a_signal_that_came_in_time_or_later_is_taken_although_the_time_is_over(self) -> None:
         lease = self.waiting(delay=5 * SECOND)
         self.clock.advance(5)
