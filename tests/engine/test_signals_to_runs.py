@@ -89,6 +89,14 @@ def test_s6_a_key_makes_sending_twice_safe() -> None:
         assert run.refresh().wait().output == ["paid"]
 
 
+def test_s6_a_wait_for_a_signal_that_is_too_short_for_a_suspension_has_an_end_too(house: House) -> None:
+    async def main() -> None:
+        async with house.app(patient) as app:
+            assert (await app.jobs.patient.run(0.05)).startswith("late: ")
+
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
+
+
 @pytest.mark.parametrize("timeout", [3, 3600])
 def test_s6_a_wait_for_a_signal_may_have_an_end(timeout: int) -> None:
     with app_for_tests(patient) as app:

@@ -142,7 +142,7 @@ class Waits:
         """What the wait has come to, once it is over."""
         row = await self._known_row(opened)
         until = None
-        if row is None and wait.delay is not None and wait.delay <= self._warm_for:
+        if row is None and wait.kind == "timer" and wait.delay is not None and wait.delay <= self._warm_for:
             until = self.engine.clock.now() + wait.delay  # so short that it is not worth a word
         elif row is None:
             row = await self._save(wait, opened)
@@ -213,7 +213,7 @@ class Waits:
         """Until the time has come, here; whatever else it waits for leads to another execution."""
         self.execution.check()
         worker, clock = self.execution.worker, self.engine.clock
-        if until is not None and (pass_time := self.engine.pass_time) is not None and wait.kind == "timer":
+        if until is not None and (pass_time := self.engine.pass_time) is not None:
             left = (until - clock.now()) / 1e6
             if 0 < left <= self.engine.options.warm_for:
                 pass_time(left)
