@@ -161,12 +161,6 @@ async def cancel_tree(child: Child) -> None:
     await child.work()
 
 
-async def cancel_root(child: Child) -> None:
-    """And nothing more: whoever comes next has the rest of the tree to look after."""
-    (root,) = await child.app.get_runs(job="grand")
-    await child.ask("cancel", root.id, child.app.cancel(root.id))
-
-
 async def go_on(child: Child) -> None:
     """Work until nobody waits any more, or it is no use."""
     for _ in range(8):
@@ -188,6 +182,5 @@ PROGRAMS: dict[str, Program] = {
     "wake": wake,
     "wake_first": wake_first,
     "cancel_tree": cancel_tree,
-    "cancel_root": cancel_root,
     "trigger_asleep": trigger_asleep,
 }

@@ -138,7 +138,6 @@ BELOW = (
     _below("loop", "takeover", "trigger_again_and_again", phase="takeover", when=1),
     _below("tree", "takeover", _GRAND, "work", "work", phase="takeover", when=1),
     _below("cancel tree", "cancel_tree", _GRAND, "work", "work", "work", fault=True),
-    _below("cancel tree, later", "takeover", _GRAND, "work", "work", "cancel_root", phase="takeover", when=1),
     _below("wake", "wake", "trigger_asleep", "work"),
     _below("wake first", "wake_first"),
 )
