@@ -317,7 +317,7 @@ class Field:
         for point, phase, successor in _faults(listed, operation):
             if phases and phase not in phases:
                 continue
-            if _is_left_out(operation, turns, point, phase):
+            if mutant is None and _is_left_out(operation, turns, point, phase):
                 tally.left_out += 1
                 continue
             found, folder = self.case(operation, template, (point, phase), successor, mutant)

@@ -961,7 +961,6 @@ _add(
     "signal taken by who has lost the lease",
     Statement("take_signals", _fence(2, 0)),
     tests=(_STORE + "who_has_lost_the_lease_takes_nothing",),
-    crash=("signal, taken", "paused", "I7"),
 )
 _add(
     "wait without its fence",
