@@ -108,6 +108,9 @@ class Asking:
         if len(listed) > most:
             raise ValidationError(f"{verb}: {len(listed)} calls are more than max_children, which is {most}.")
         for index, call in enumerate(listed):
+            given: object = call
+            if not isinstance(given, Call):
+                raise ValidationError(f"{verb}: calls[{index}]: {shown(given)} is no call. Write job.bind(…).")
             self._engine.registry.need(call.job_name)
             if call.options.idempotency_key is not None or call.options.coalesce is not None:
                 raise ValidationError(

@@ -86,10 +86,14 @@ async def _drain(app: Holdfast, worker: Worker, end: int | None) -> int:
 
 
 async def next_due(app: Holdfast) -> int | None:
-    """When the first run that is delayed or sleeps wants to go on, if that is not yet; None if there is none."""
+    """When time brings something: a run that is delayed or sleeps goes on, or has not ended in time. None: never."""
     engine = app._engine
+    now = engine.clock.now()
     due = await engine.reader.read("next_due_at", engine.store.next_due_at, lambda at: at)
-    return due if due is not None and due > engine.clock.now() else None
+    open_runs = await app.get_runs(status=("pending", "waiting"), limit=None)
+    return min(
+        (at for at in (due, *(run._row.deadline_at for run in open_runs)) if at is not None and at > now), default=None
+    )
 
 
 def run(job: Job[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Reply[R]:
