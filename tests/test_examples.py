@@ -15,6 +15,12 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 #: Lines that must be among what it prints.
 PRINTS = {
+    "agent": [
+        "A holdfast grips the rock. (3 pages about holdfast, 3 pages about seaweed, old notes deleted)",
+    ],
+    "fan_out": ["990 resized, 10 broken, "],
+    "order_approval": ["released place 7 for order-2", "receipt of order-1", "refused by bob"],
+    "poll_until_ready": ["export-7 is queued", "True ready: 42 rows"],
     "cancel": ["cancelled", "no result: RunCancelled", "frame 0 left unfinished: cancelled"],
     "encrypted": [
         "the app reads:  Ada Lovelace is in good health",

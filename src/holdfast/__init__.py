@@ -19,6 +19,7 @@ from .basis.durations import Duration
 from .basis.errors import (
     AmbiguousStep,
     CancelRun,
+    ChildrenFailed,
     ConflictError,
     DefinitionError,
     HoldfastError,
@@ -45,11 +46,14 @@ from .basis.errors import (
 )
 from .commit.reply import Reply
 from .commit.tally import Spread
+from .engine.call import Call
+from .engine.compose import Done, LoopResult
 from .engine.context import Step, StepLog, SyncStep
+from .engine.family import Children, ChildResult
 from .engine.signals import AbortSignal
 from .engine.stats import Stats, VerbStats
 from .engine.subscription import Subscription
-from .job import Call, Job, job
+from .job import Job, SleepingJob, job
 from .model.event import Event, EventType, is_domain_event
 from .model.retry import Retry
 from .model.run import RunStatus
@@ -62,10 +66,14 @@ __all__ = [
     "AmbiguousStep",
     "Call",
     "CancelRun",
+    "ChildResult",
+    "Children",
+    "ChildrenFailed",
     "Clock",
     "Codec",
     "ConflictError",
     "DefinitionError",
+    "Done",
     "Duration",
     "Event",
     "EventType",
@@ -75,6 +83,7 @@ __all__ = [
     "Job",
     "Jobs",
     "LogLine",
+    "LoopResult",
     "NonRetryable",
     "NotFoundError",
     "NotKept",
@@ -91,6 +100,7 @@ __all__ = [
     "RunStatus",
     "RunTimedOut",
     "SchemaError",
+    "SleepingJob",
     "Spread",
     "Stats",
     "Step",

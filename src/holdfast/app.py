@@ -2,6 +2,8 @@
 
 Its other verbs are in `managing` (what writes) and `watching` (what reads). Everything that touches the database gives
 a `Reply`.
+
+Long because of overloads: each form of a job, and of what is made of jobs, has its line.
 """
 
 from __future__ import annotations
@@ -16,15 +18,18 @@ from .basis.codec import Codec, Payloads
 from .basis.durations import Duration, seconds
 from .basis.errors import ValidationError
 from .basis.text import shown
+from .basis.values import MISSING
 from .commit.forks import inside
 from .commit.reply import LazyReply, Reply, answer, hand_on, may_block, no_waiting
-from .engine.arguments import checked_count, checked_timeout, several
-from .engine.context import Step, SyncStep, step_function, step_options
+from .engine.arguments import checked_count, checked_limit_of_time, checked_timeout, several
+from .engine.children import Bindable
+from .engine.compose import Done, LoopResult, loop, sequence, sleeping
+from .engine.context import STEP_TYPES, Step, SyncStep, step_function, step_options
 from .engine.engine import Engine
 from .engine.labels import LabelsSchema
-from .engine.registry import checked_name
+from .engine.registry import JobDefinition, checked_name
 from .engine.worker import Worker
-from .job import Job, JobDecorator, JobOptions, checked_options, define
+from .job import Job, JobDecorator, JobOptions, SleepingJob, checked_options, define
 from .managing import Managing
 from .model.options import Options
 from .model.retry import Retry
@@ -33,6 +38,12 @@ from .store.opening import open_store
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+D = TypeVar("D")
+E = TypeVar("E")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -78,6 +89,8 @@ class Holdfast(Managing):
         queues: Iterable[str] = ("default",),
         max_crashes: int = 5,
         cancel_grace: Duration = 5.0,
+        warm_for: Duration = 5.0,
+        max_children: int = 1000,
         max_input_bytes: int = 1 << 20,
         max_output_bytes: int = 1 << 20,
         max_log_bytes: int = 1 << 16,
@@ -101,6 +114,8 @@ class Holdfast(Managing):
             queues=tuple(checked_name(queue, "queues") for queue in several(queues, (str,), "queues")),
             max_crashes=max_crashes,
             cancel_grace=seconds(cancel_grace, "cancel_grace"),
+            warm_for=seconds(warm_for, "warm_for"),
+            max_children=max_children,
             max_input_bytes=max_input_bytes,
             max_output_bytes=max_output_bytes,
             max_log_bytes=max_log_bytes,
@@ -156,10 +171,95 @@ class Holdfast(Managing):
         localns = sys._getframe(1).f_locals
 
         def decorate(fn: Callable[..., Any]) -> Job[Any, Any]:
-            definition = define(fn, checked_options(options), localns)
-            return Job(self._engine.registry.add(definition, replace=not self._is_working), self)
+            return Job(self._add(define(fn, checked_options(options), localns)), self)
 
         return decorate if fn is None else decorate(fn)
+
+    def _add(self, job: JobDefinition) -> JobDefinition:
+        return self._engine.registry.add(job, replace=not self._is_working)
+
+    @overload
+    def sequence(self, name: str, a: Job[P, A], /) -> Job[P, A]: ...
+    @overload
+    def sequence(self, name: str, a: Job[P, A], b: Bindable[A, R], /) -> Job[P, R]: ...
+    @overload
+    def sequence(self, name: str, a: Job[P, A], b: Bindable[A, B], c: Bindable[B, R], /) -> Job[P, R]: ...
+    @overload
+    def sequence(
+        self, name: str, a: Job[P, A], b: Bindable[A, B], c: Bindable[B, C], d: Bindable[C, R], /
+    ) -> Job[P, R]: ...
+    @overload
+    def sequence(
+        self, name: str, a: Job[P, A], b: Bindable[A, B], c: Bindable[B, C], d: Bindable[C, D], e: Bindable[D, R], /
+    ) -> Job[P, R]: ...
+    @overload
+    def sequence(
+        self,
+        name: str,
+        a: Job[P, A],
+        b: Bindable[A, B],
+        c: Bindable[B, C],
+        d: Bindable[C, D],
+        e: Bindable[D, E],
+        f: Bindable[E, R],
+        /,
+    ) -> Job[P, R]: ...
+    def sequence(self, name: str, /, *jobs: Any) -> Any:
+        """A job whose runs are a run of each of these jobs, one after the other, each below it.
+
+        The output of one is the input of the next: its only parameter, or, if it has several and the output is a
+        mapping, each by its name. The output of the last is that of the sequence. If one has none, those after it do
+        not run, and the sequence ends as `finalize_failed`, naming it.
+        """
+        stages = [self.register(job)._definition for job in several(jobs, (Job,), "jobs")]
+        return Job(self._add(sequence(checked_name(name, "job name"), stages)), self)
+
+    @overload
+    def loop(
+        self,
+        name: str,
+        iteration: Callable[P, Awaitable[Done[T] | None]] | Job[P, Done[T] | None],
+        /,
+        *,
+        max_iterations: int,
+        delay: Duration | Callable[[int], Duration] = 0,
+    ) -> Job[P, LoopResult[T]]: ...
+    @overload
+    def loop(
+        self,
+        name: str,
+        iteration: Callable[P, Done[T] | None],
+        /,
+        *,
+        max_iterations: int,
+        delay: Duration | Callable[[int], Duration] = 0,
+    ) -> Job[P, LoopResult[T]]: ...
+    def loop(self, name: str, iteration: Any, /, *, max_iterations: int, delay: Any = 0) -> Any:
+        """A job whose runs are runs of the iteration, one after the other, until one returns `Done(value)`.
+
+        Its output is `LoopResult(True, value)`, or `LoopResult(False)` after `max_iterations`. Each iteration gets the
+        same input. `delay` goes before each of them; a function gets its number, from 0. If an iteration has no output,
+        the loop ends as `finalize_failed`, naming it.
+        """
+        if isinstance(iteration, Job):
+            inner = self.register(iteration)._definition
+        else:
+            localns = sys._getframe(1).f_locals
+            inner = self._add(define(iteration, {"name": f"{name}.iteration"}, localns))
+        return Job(self._add(loop(checked_name(name, "job name"), inner, max_iterations, delay)), self)
+
+    @overload
+    def sleeping(self, name: str, /, *, output: type[R], deadline: Duration | None = None) -> SleepingJob[R]: ...
+    @overload
+    def sleeping(self, name: str, /, *, deadline: Duration | None = None) -> SleepingJob[Any]: ...
+    def sleeping(self, name: str, /, *, output: Any = MISSING, deadline: Duration | None = None) -> Any:
+        """A job whose runs do nothing until `app.wake(job, key, output=…)` says what they came to.
+
+        `job.trigger(key)`: there is one run of a key, for as long as it is there. With `deadline` it ends as timed out
+        if nobody has woken it in time.
+        """
+        limit = None if deadline is None else checked_limit_of_time(deadline, "deadline")
+        return SleepingJob(self._add(sleeping(checked_name(name, "job name"), output, limit, STEP_TYPES)), self)
 
     @overload
     def step(self, fn: F, /) -> F: ...
@@ -206,10 +306,7 @@ class Holdfast(Managing):
         for job in jobs:
             if not isinstance(job, Job):
                 raise ValidationError(f"register: {shown(job)} is not a job. Decorate it with @holdfast.job.")
-        handles = tuple(
-            Job[..., Any](self._engine.registry.add(job._definition, replace=not self._is_working), self)
-            for job in jobs
-        )
+        handles = tuple(Job[..., Any](self._add(job._definition), self) for job in jobs)
         return handles[0] if len(handles) == 1 else handles
 
     def get_job(self, name: str) -> Job[..., Any] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import (
     TYPE_CHECKING,
@@ -20,8 +20,6 @@ from typing import (
     overload,
 )
 
-from pydantic_core import to_json
-
 from .basis.durations import Duration, micros
 from .basis.errors import DefinitionError, PayloadTooLarge, ValidationError, WouldDeadlock
 from .basis.text import shown
@@ -34,12 +32,14 @@ from .engine.arguments import (
     checked_priority,
     checked_retry,
 )
+from .engine.call import Call, TriggerOptions
 from .engine.context import STEP_TYPES, Step, SyncStep
+from .engine.family import Children, ChildResult
 from .engine.registry import JobDefinition, checked_key, checked_labels, checked_name
 from .engine.schema import Signature
 from .engine.validation import checked_validate, encode_input
 from .model.retry import Retry
-from .model.run import Coalesce, NewRun, RunStatus
+from .model.run import Coalesce, RunStatus
 from .run import Run
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
+F = TypeVar("F")
 
 
 class JobOptions(TypedDict, total=False):
@@ -58,6 +60,7 @@ class JobOptions(TypedDict, total=False):
     priority: int
     labels: Mapping[str, str]
     limit: int
+    delay: Duration
     retry: Retry
     timeout: Duration
     deadline: Duration
@@ -75,61 +78,6 @@ class JobDecorator(Protocol):
     def __call__(self, fn: Callable[P, Awaitable[R]], /) -> Job[P, R]: ...
     @overload
     def __call__(self, fn: Callable[P, R], /) -> Job[P, R]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class TriggerOptions:
-    """What `job.options(...)` has gathered."""
-
-    idempotency_key: str | None = None
-    concurrency_key: str | None = None
-    coalesce: Coalesce | None = None
-    labels: Mapping[str, str] | None = None
-    priority: int | None = None
-    delay: int = 0
-    run_at: int | None = None
-    queue: str | None = None
-    retry: str | None = None
-    timeout: int | None = None
-    deadline: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Call(Generic[R_co]):
-    """A job with its input, checked and encoded, not yet triggered. A value: pass it, list it, nest it."""
-
-    job: JobDefinition
-    input: str
-    options: TriggerOptions
-
-    @property
-    def job_name(self) -> str:
-        return self.job.name
-
-    @property
-    def labels(self) -> Mapping[str, str]:
-        """The job's and the trigger's together."""
-        return self.job.labels if self.options.labels is None else {**self.job.labels, **self.options.labels}
-
-    def new_run(self, run_id: str, labels: Mapping[str, str]) -> NewRun:
-        """The row to be written, with these labels. Only for `Managing`, which checks them."""
-        job, options = self.job, self.options
-        return NewRun(
-            run_id,
-            job.name,
-            self.input,
-            job.queue if options.queue is None else options.queue,
-            job.priority if options.priority is None else options.priority,
-            options.delay,
-            options.run_at,
-            options.idempotency_key,
-            options.concurrency_key,
-            to_json(labels).decode() if labels else "{}",
-            coalesce=options.coalesce,
-            retry=options.retry,
-            timeout=options.timeout,
-            deadline=job.deadline if options.deadline is None else options.deadline,
-        )
 
 
 class Job(Generic[P, R_co]):
@@ -168,7 +116,60 @@ class Job(Generic[P, R_co]):
     @property
     def output_schema(self) -> dict[str, Any]:
         """JSON Schema of the output; empty if the function does not say what it returns."""
-        return self._definition.signature.output_json_schema()
+        return self._definition.output.json_schema()
+
+    # -- runs below --------------------------------------------------------------------------------------------
+
+    @overload
+    def finalize(
+        self: Job[P, Children[T]], fn: Callable[[Step, T, list[ChildResult]], Awaitable[F]], /
+    ) -> Job[P, F]: ...
+    @overload
+    def finalize(self: Job[P, Children[T]], fn: Callable[[SyncStep, T, list[ChildResult]], F], /) -> Job[P, F]: ...
+    @overload
+    def finalize(self: Job[P, Children[T]], fn: Callable[[T, list[ChildResult]], Awaitable[F]], /) -> Job[P, F]: ...
+    @overload
+    def finalize(self: Job[P, Children[T]], fn: Callable[[T, list[ChildResult]], F], /) -> Job[P, F]: ...
+    @overload
+    def finalize(
+        self: Job[P, Children[T]], /, **options: Unpack[JobOptions]
+    ) -> Callable[[Callable[..., Any]], Job[P, Any]]: ...
+    def finalize(self: Any, fn: Any = None, /, **options: Any) -> Any:
+        """Say what this parent does once all runs below it have ended: `@upload.finalize`, or with options of a job.
+
+        The function gets the parent's output and a `ChildResult` of each, ended well or badly, after the step if it
+        takes one. It is a run of its own, with its own retries and timeout, and its output is the parent's; if it has
+        none, the parent ends as `finalize_failed`. It may return `Children` itself. What is given back is the parent
+        with its final output type.
+        """
+        localns = sys._getframe(1).f_locals
+
+        def decorate(fn: Callable[..., Any]) -> Job[Any, Any]:
+            given: dict[str, Any] = {"name": f"{self.name}.finalize", **options}
+            finalized: Job[Any, Any] = self._finalized(define(fn, checked_options(given), localns))
+            return finalized
+
+        return decorate if fn is None else decorate(fn)
+
+    def finalize_with(self: Job[P, Children[Any]], job: Job[Any, F], /) -> Job[P, F]:
+        """The same, by a job that is defined already and takes an output and a list of `ChildResult`."""
+        finalized: Job[P, F] = self._finalized(job._definition)
+        return finalized
+
+    def _finalized(self, finalize: JobDefinition) -> Job[Any, Any]:
+        if finalize.name == self.name:
+            raise DefinitionError(f"{self.name}: a job can't be its own finalize.")
+        if len(finalize.signature.names) != 2:
+            raise DefinitionError(
+                f"{finalize.name}: a finalize takes the output of the parent and list[ChildResult], "
+                f"not {len(finalize.signature.names)} parameters."
+            )
+        definition = replace(self._definition, finalize=finalize)
+        if self._app is not None:
+            definition = self._app._add(definition)
+        # Runs that are triggered by the handle that was there before have the new output, too.
+        self._definition = definition
+        return Job(definition, self._app, self._options, self._connection)
 
     # -- triggering --------------------------------------------------------------------------------------------
 
@@ -309,6 +310,23 @@ class Job(Generic[P, R_co]):
         return f"<Job {self.name}>"
 
 
+class SleepingJob(Job[[str], R_co]):
+    """A job whose runs wait until `app.wake` says what they came to. Made by `app.sleeping`.
+
+    It is triggered with a key, of which there is one run: `approval.trigger("order-7")`.
+    """
+
+    def _bound(self, key: str) -> Call[R_co]:
+        call = super()._bound(key)
+        known = checked_key(key, "key")
+        if known is None:
+            raise ValidationError("key: a sleeping run needs one that is not empty.")
+        return replace(call, options=replace(call.options, idempotency_key=known))
+
+    def __repr__(self) -> str:
+        return f"<SleepingJob {self.name}>"
+
+
 def define(fn: Callable[..., Any], options: JobOptions, localns: Mapping[str, Any] | None) -> JobDefinition:
     """The definition of a job; `DefinitionError` or `ValidationError` where it can't be one."""
     if isinstance(fn, Job):
@@ -325,6 +343,7 @@ def define(fn: Callable[..., Any], options: JobOptions, localns: Mapping[str, An
         priority=checked_priority(options.get("priority", 0)),
         labels=checked_labels(options.get("labels", {})),
         limit=checked_limit(options["limit"]) if "limit" in options else None,
+        delay=micros(options["delay"], "delay") if "delay" in options else 0,
         retry=checked_retry(options["retry"]) if "retry" in options else None,
         timeout=checked_limit_of_time(options["timeout"], "timeout") if "timeout" in options else None,
         deadline=checked_limit_of_time(options["deadline"], "deadline") if "deadline" in options else None,

@@ -6,18 +6,25 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, TypeVar, overload
 
+from pydantic_core import to_json
+
 from .basis.clock import from_datetime
 from .basis.durations import Duration, micros
 from .basis.errors import ConflictError, NotFoundError, Outdated, ValidationError
-from .basis.text import shown
+from .basis.text import fit, shown
 from .commit.reply import Reply, answer, answered, hand_on
 from .commit.ticket import Ticket
 from .engine.arguments import checked_count, checked_statuses, checked_text, several
-from .engine.registry import JobDefinition, checked_labels
+from .engine.call import Call, TriggerOptions
+from .engine.compose import WAKE
+from .engine.family import written
+from .engine.registry import JobDefinition, checked_key, checked_labels
 from .engine.triggering import whole
 from .engine.validation import encode_input
-from .job import Call, Job, TriggerOptions, check_size
+from .engine.wait_kinds import sent_text
+from .job import Job, SleepingJob, check_size
 from .model.run import NewRun, RunFilter, RunRow
+from .model.wait import NewSignal
 from .run import Run, result
 from .store.base import Old, Triggered
 from .watching import Statuses, Watching
@@ -25,8 +32,16 @@ from .watching import Statuses, Watching
 R = TypeVar("R")
 
 
+#: That nothing was given, where None may be.
+_NOTHING: Any = object()
+
+
 class Managing(Watching):
     """What an app does with runs."""
+
+    def _add(self, job: JobDefinition) -> JobDefinition:
+        """Register it."""
+        raise NotImplementedError
 
     # -- triggering --------------------------------------------------------------------------------------------
 
@@ -187,6 +202,70 @@ class Managing(Watching):
 
     def _cancel(self, run_id: str, job: JobDefinition | None) -> Reply[Run[Any]]:
         return self._engine.cancel(checked_text(run_id, "run id"), lambda row: self._seen(row, job))
+
+    # -- signals -----------------------------------------------------------------------------------------------
+
+    def send_signal(self, run_id: str, name: str, value: Any = None, *, key: str | None = None) -> Reply[None]:
+        """Send a value to a run, for `step.wait_for_signal(name)` there; the reply is there when it is durable.
+
+        It may be sent before the run waits for it. With `key` it may be sent again: of several with one key the first
+        counts, per run and name. `NotFoundError` if there is no such run, `ConflictError` if it has ended, or has not
+        read a thousand of them; `NotKept` if the value would not come back as it is.
+        """
+        engine = self._engine
+        text = sent_text(value)
+        check_size(text, engine.options.max_input_bytes, "value")
+        signal = NewSignal(
+            engine.ids.new(), checked_text(run_id, "run id"), checked_text(name, "signal"),
+            engine.payloads.seal(text), checked_key(key, "key"),
+        )  # fmt: skip
+        return engine.send_signal(signal)
+
+    def wake(
+        self, job: SleepingJob[R], key: str, *, output: Any = _NOTHING, error: str | BaseException | None = None
+    ) -> Reply[Run[R]]:
+        """Say what the sleeping run of this key has come to: its output, or its error; the run, which is about to end.
+
+        The first word counts; later ones change nothing. If there is no such run yet, there is from now on, and who
+        triggers it later gets what was said. `NotKept` or `ValidationError` if the output does not fit.
+        """
+        if (output is _NOTHING) == (error is None):
+            raise ValidationError("wake: give output= or error=, one of them.")
+        if error is None:
+            shape: Any = job._definition.output
+            said = written(shape.keep(output, "output").text)
+        else:
+            kind = type(error).__name__ if isinstance(error, BaseException) else None
+            said = {"error": fit(error) if isinstance(error, BaseException) else error, "error_type": kind}
+        engine, call = self._engine, job._bound(key)
+        text = to_json(said).decode()
+        check_size(text, engine.options.max_input_bytes, "output")
+        reply: Reply[Run[R]] = Reply(f"wake of {job.name} {key}")
+        triggered = self._trigger(call)
+
+        def there() -> None:
+            if triggered._error is not None:
+                answer([(reply, None, triggered._error)])
+                return
+            run = triggered._take()
+            if run.is_terminal:
+                answer([(reply, run, None)])
+                return
+            signal = NewSignal(engine.ids.new(), run.id, WAKE, engine.payloads.seal(text), WAKE)
+            sent = engine.send_signal(signal)
+            sent._asked = True
+
+            def woken() -> None:
+                gone = isinstance(sent._error, ConflictError)  # somebody else was first, and it has ended
+                answer([(reply, None if sent._error and not gone else run, None if gone else sent._error)])
+
+            if not sent._subscribe(woken):
+                woken()
+
+        triggered._asked = True
+        if not triggered._subscribe(there):
+            there()
+        return reply
 
     # -- forgetting --------------------------------------------------------------------------------------------
 

@@ -86,7 +86,7 @@ class Run(Generic[R_co]):
             value: R_co = payloads.shown(self._row.output)
             return value
         text = payloads.open(self._row.output)
-        value = self._job.signature.output.load(text, f"output of run {self.id}")
+        value = self._job.output.load(text, f"output of run {self.id}")
         return value  # noqa: RET504 - gives the Any its type
 
     @property

@@ -63,7 +63,7 @@ create trigger audit_change after update on holdfast_runs begin
       then 'expired' end,
     old.status, new.status, old.generation, new.generation, old.lease_owner); end;
 create trigger audit_gone after delete on holdfast_runs begin
-  insert into audit (kind, run_id, before) values ('gone', old.id, old.status); end;
+  insert into audit (kind, run_id, name, before) values ('gone', old.id, old.parent_id, old.status); end;
 create trigger audit_step after insert on holdfast_steps begin
   insert into audit (kind, run_id, name, before, after, generation, writer)
   select 'step', new.run_id, new.name || '#' || new.occurrence, r.status, new.status, r.generation, new.generation
@@ -97,6 +97,16 @@ create trigger audit_progress after insert on holdfast_progress begin
 create trigger audit_progress_again after update on holdfast_progress begin
   insert into audit (kind, run_id, name, before)
   select 'progress', new.run_id, new.progress, r.status from holdfast_runs as r where r.id = new.run_id; end;
+create trigger audit_wait after insert on holdfast_waits begin
+  insert into audit (kind, run_id, name, before, generation)
+  select 'wait', new.run_id, new.key, r.status, r.generation from holdfast_runs as r where r.id = new.run_id; end;
+create trigger audit_signal after insert on holdfast_signals begin
+  insert into audit (kind, run_id, name, before)
+  select 'signal', new.run_id, new.id, r.status from holdfast_runs as r where r.id = new.run_id; end;
+create trigger audit_taken after update on holdfast_signals when old.consumed_by is not new.consumed_by begin
+  insert into audit (kind, run_id, name, before, after, generation)
+  select 'taken', new.run_id, new.id, r.status, new.consumed_by, r.generation
+  from holdfast_runs as r where r.id = new.run_id; end;
 """
 _PARTS = ("labels", "progress", "steps", "step_attempts", "logs", "waits", "signals")
 
@@ -567,7 +577,8 @@ class Checker:
             self.need(event["run"] not in self.runs, "A11", "its deletion was acknowledged", event["run"])
             self.found.counts["deleted"] += 1
         for event in self.history.said("purged"):
-            gone = sum(row["kind"] == "gone" for row in self.audit)
+            # Those below others go with them, and are not counted.
+            gone = sum(row["kind"] == "gone" and row["name"] is None for row in self.audit)
             self.need(gone == event["count"] > 0, "A11", f"{event['count']} purged, {gone} gone")
             self.found.counts["deleted"] += gone
         for row in self.audit:

@@ -18,16 +18,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import crash_places
-from crash_checker import AUDIT, Checker, Findings
+from crash_below_checker import BelowChecker
+from crash_checker import AUDIT, Findings
 from crash_world import ADDRESS, read
 
 from sampling import unmeasured
 
 HERE = Path(__file__).parent
-EVERY = 1 if crash_places.ON == "sqlite" or os.environ.get("HOLDFAST_CRASH") == "all" else 7
+ALL = os.environ.get("HOLDFAST_CRASH") == "all"
+EVERY = 1 if crash_places.ON == "sqlite" or ALL else 7
 """Of the cases that are not about a commit one in so many is tried; the others are counted. Odd: most come in pairs."""
 TRIES = 3
 """How often a fault may not come about: which rounds share a commit depends on who is faster, on a busy machine."""
+SOME = 25
+_COMMITS = 8
+"""The same of operations with runs below others, which are long, and of the commits there one of eight."""
 SUCCESSORS = ("finished", "running", "cancelled", "purged")
 """What has become of the run when a paused process goes on."""
 
@@ -56,6 +61,8 @@ class Operation:
     """SQL that ages the database."""
     fenced: bool = False
     """A lease is held while it happens: it is also tried with a process that sleeps past its lease."""
+    is_below: bool = False
+    """Runs wait here, or are below others: see `SOME`."""
 
     @property
     def looked_at(self) -> str:
@@ -99,12 +106,49 @@ THREADED = (
     Operation("purge", "purge", _HALF_AND_ENDED, when=1),
     Operation("drop", "drop_outputs", _HALF_AND_ENDED, when=1),
 )
+
+
+def _below(
+    name: str, program: str, *before: str, phase: str = "", when: int = 0, fault: bool = False, fenced: bool = False
+) -> Operation:
+    """An operation that comes after these programs; with `fault` the last of them dies at the first line of a job."""
+    steps = [Before(one) for one in before]
+    if fault:
+        steps[-1] = Before(before[-1], "", ("job#1", "before"))
+    return Operation(name, program, tuple(steps), phase, when, fenced=fenced, is_below=True)
+
+
+_ASKS, _CALLS, _FAMILY, _GRAND = "trigger_asks", "trigger_calls", "trigger_family", "trigger_grand"
+#: As far as the third of the runs that are waited for together: the run above waits, two of them have ended.
+_TWO_OF_THREE = (_CALLS, *["work"] * 5)
+BELOW = (
+    _below("sleep", "work", "trigger_nap", fenced=True),
+    _below("sleep, over", "work", "trigger_nap", "work", phase="sleep", when=1, fenced=True),
+    _below("sleep, takeover", "takeover", "trigger_nap", "work", phase="takeover", when=1),
+    _below("signal, waited for", "work", _ASKS, phase="signal", fenced=True),
+    _below("send", "send", _ASKS, "work"),
+    _below("signal, taken", "work", _ASKS, "work", "send", phase="signal", fenced=True),
+    _below("signal, early", "work", _ASKS, "send", phase="signal", fenced=True),
+    _below("signal, late", "work", _ASKS, "work", "send", "work", phase="signal", when=1, fenced=True),
+    _below("call", "work", _CALLS, fenced=True),
+    _below("gather", "work", _CALLS, "work", "work", fenced=True),
+    _below("last end", "work", *_TWO_OF_THREE, fenced=True),
+    _below("spawn", "work", *_TWO_OF_THREE, "work", fenced=True),
+    _below("return", "work", _FAMILY, fenced=True),
+    _below("finalize", "takeover", _FAMILY, "work", "work", "work", phase="takeover", when=1),
+    _below("sequence", "takeover", "trigger_in_a_row", phase="takeover", when=1),
+    _below("loop", "takeover", "trigger_again_and_again", phase="takeover", when=1),
+    _below("tree", "takeover", _GRAND, "work", "work", phase="takeover", when=1),
+    _below("cancel tree", "cancel_tree", _GRAND, "work", "work", "work", fault=True),
+    _below("wake", "wake", "trigger_asleep", "work"),
+    _below("wake first", "wake_first"),
+)
 INLINE = tuple(
     Operation(f"{one.name}, inline", one.program, one.before, one.looked_at, one.when, True, one.prepare, one.fenced)
     for one in THREADED
     if one.name in ("trigger", "claim", "step", "finish", "fail", "transaction", "takeover", "retrigger")
 )
-OPERATIONS = {one.name: one for one in THREADED + INLINE}
+OPERATIONS = {one.name: one for one in THREADED + INLINE + BELOW}
 
 
 class Zygote:
@@ -216,7 +260,7 @@ class Field:
         if mutant is not None:
             return listed
         self.healthy(folder, "recover", when=operation.when + 2)
-        found = Checker(folder, faultless=not any(one.fault for one in operation.before)).check()
+        found = BelowChecker(folder, faultless=not any(one.fault for one in operation.before)).check()
         if "release" in [operation.program, *(one.program for one in operation.before)]:
             # What is handed back is executed again: the body under way had not been saved.
             found.broken = [one for one in found.broken if "step hold" not in one[1]]
@@ -256,7 +300,7 @@ class Field:
         self._expect(folder, answer, wanted, what)
         self.healthy(folder, "recover", when=when + 2, **common)
         assert fault in _struck(folder, template), f"{what} did not happen"
-        return Checker(folder).check(), folder
+        return BelowChecker(folder).check(), folder
 
     def _succeed(self, folder: Path, successor: str | None, when: int, common: dict[str, Any]) -> None:
         if successor == "running":
@@ -274,11 +318,11 @@ class Field:
         template = self.template(operation, mutant)
         listed = self.points(operation, template, mutant)
         tally.points = len(listed)
-        turn = itertools.count(zlib.crc32(operation.name.encode()))  # each operation begins with another one
+        turns: Counter[str] = Counter()
         for point, phase, successor in _faults(listed, operation):
             if phases and phase not in phases:
                 continue
-            if _is_left_out(point, next(turn)):
+            if mutant is None and _is_left_out(operation, turns, point, phase):
                 tally.left_out += 1
                 continue
             found, folder = self.case(operation, template, (point, phase), successor, mutant)
@@ -304,9 +348,17 @@ def _struck(folder: Path, template: Path) -> list[tuple[str, str]]:
     return [(event["point"], event["phase"]) for event in happened if event["ev"] == "fault"]
 
 
-def _is_left_out(point: str, number: int) -> bool:
+def _is_left_out(operation: Operation, turns: Counter[str], point: str, phase: str) -> bool:
     """Whether a sample does without it. Every way in which a commit may end is in each sample."""
-    return not point.startswith("commit#") and number % EVERY != 0
+    is_commit = point.startswith("commit#")
+    # Of those with runs below others each way has its own turn, so that the few that are tried have all of them.
+    way = f"{phase}, {'commit' if is_commit else 'other'}" if operation.is_below else "all"
+    # Each operation begins with another one.
+    turn = turns[way] + zlib.crc32(operation.name.encode()) * (not is_commit)
+    turns[way] += 1
+    if operation.is_below and not ALL:
+        return turn % (_COMMITS if is_commit else SOME) != 0
+    return not is_commit and turn % EVERY != 0
 
 
 def _faults(points: list[str], operation: Operation) -> Iterator[tuple[str, str, str | None]]:

@@ -15,14 +15,16 @@ import os
 import random
 import threading
 from collections.abc import Callable, Coroutine
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import crash_below
 from crash_lines import Line, MariadbLine, PostgresLine
 from crash_wire import Wire
 from crash_world import ADDRESS, World, read
 
-from holdfast import AbortSignal, Holdfast, Retry, Step, SyncStep
+from holdfast import AbortSignal, Holdfast, LoopResult, Retry, SleepingJob, Step, SyncStep
 from holdfast.basis.clock import SystemClock, give_way
 from holdfast.basis.errors import ConflictError, NotFoundError, RunCancelled, RunFailed
 from holdfast.commit.ticket import Ticket
@@ -84,6 +86,8 @@ class Child:
         """Released when the lease was renewed, or lost."""
         self.at_begin: Callable[[], None] | None = self.settle
         """What happens while the body of `hold` is under way; None: it waits to be told to stop."""
+        self.asleep: SleepingJob[int]
+        """The job whose runs wait for one word."""
         self._define_jobs()
 
     def _wire(self, operation: str, fault: tuple[str, str] | None, mutant: str | None) -> Wire:
@@ -177,6 +181,8 @@ class Child:
             a = step.run("begin", self.effect, step, "begin", n)
             step.run("hold", self.hold, step)
             return a + step.run("last", self.effect, step, "last", n)
+
+        crash_below.define(self)
 
     def effect(self, step: SyncStep | Step, name: str, value: int) -> int:
         """The body of a step: it does something to the world that can't be undone."""
@@ -495,7 +501,7 @@ async def die_holding(child: Child) -> None:
 
 
 async def cancel_all(child: Child) -> None:
-    for run in await child.app.get_runs(status=["pending", "leased"]):
+    for run in await child.app.get_runs(status=["pending", "leased", "waiting"]):
         await child.cancel(run.id)
 
 
@@ -508,7 +514,7 @@ async def recover(child: Child) -> None:
         if keyed and ("trigger", event["tag"]) not in answered:
             await child.trigger(event["job"], event["n"], idempotency_key=event["key"])
     if child.seed is None:
-        await child.work()
+        await crash_below.go_on(child)
     else:
         await child.app.init()
         for run in await child.app.get_runs(limit=None):
@@ -547,7 +553,8 @@ async def read_back(child: Child) -> None:
             seen.append((await run.wait(timeout=20)).output)
             with contextlib.suppress(RunFailed, RunCancelled):
                 seen.append(await run.result(timeout=20))
-        child.world.tell("seen", run=run.id, status=str(run.status), outputs=seen, error_type=run.error_type)
+        outputs = [asdict(one) if isinstance(one, LoopResult) else one for one in seen]
+        child.world.tell("seen", run=run.id, status=str(run.status), outputs=outputs, error_type=run.error_type)
 
 
 PROGRAMS: dict[str, Program] = {
@@ -585,6 +592,8 @@ PROGRAMS: dict[str, Program] = {
     "trigger_pay": triggering("pay"),
     "trigger_pay_blocking": triggering("pay_blocking"),
     "trigger_late": triggering("order", delay=DELAY),
+    **{f"trigger_{job}": triggering(job) for job in crash_below.MODEL if job != "asleep"},
+    **crash_below.PROGRAMS,
 }
 
 

@@ -41,7 +41,9 @@ _OPENING = (
     "select value from holdfast_meta",
 )
 #: What only the holder of a lease may do.
-FENCED = ("renew_leases", "save_progress", "save_logs", "save_attempts", "save_steps", "finish")
+FENCED = (
+    "renew_leases", "save_progress", "save_logs", "save_attempts", "save_steps", "finish", "save_waits", "take_signals",
+)  # fmt: skip
 
 
 #: The names of statements without one of their guards.

@@ -37,6 +37,10 @@ STALE = {
 }
 #: What an operation must have made go away.
 FORGETS = {"delete": ["deleted"], "purge": ["deleted"], "drop": ["outputs dropped"]}
+#: Operations during which no lease is held, so that none is taken over.
+NOBODY_HELD = (
+    "open", "trigger", "trigger many", "retrigger", "release", *FORGETS, "send", "wake",
+)  # fmt: skip
 #: Statements that are not part of a run's life as this campaign walks it, and why.
 ELSEWHERE = {
     "has_claimable": "a question of the watcher, which asks as often as it likes",
@@ -94,13 +98,13 @@ def test_no_point_of_an_operation_breaks_a_promise(crash_field: Field, name: str
     assert not tally.violations, f"{len(tally.violations)} cases:\n" + "\n".join(tally.violations[:3])
     # It was not vacuous: a kill that did not come about has failed already.
     assert tally.points >= 3
-    assert tally.kills + tally.left_out >= 2 * tally.points - 5
+    assert tally.kills + tally.left_out >= 2 * tally.points - max(5, tally.points // 10)
     assert tally.unanswered >= (0 if name == "open" else 1)
     assert tally.counts["faults"] >= tally.cases
     assert tally.counts["checks"] > (5 if tally.left_out else 15) * tally.cases
     for what in FORGETS.get(name, ()):
         assert tally.counts[what] >= 1
-    if name.removesuffix(", inline") not in ("open", "trigger", "trigger many", "retrigger", "release", *FORGETS):
+    if name.removesuffix(", inline") not in NOBODY_HELD:
         assert tally.counts["takeovers"] >= 1
     if not tally.left_out:
         for verb in STALE.get(name, set()):

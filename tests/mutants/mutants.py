@@ -718,14 +718,14 @@ _add(
 )
 _add(
     "end whose answer was lost taken for a lost lease",
-    Code("store.relational:Relational.finish", ("before = state ==", "before = None ==")),
+    Code("store.relational:Relational.finish", ("before = state is not None and", "before = state is None and")),
     tests=(_STORE + "a_finish_repeated_after_a_lost_answer_is_accepted",),
 )
 _add(
     "end of a successor taken for one's own",
     Code(
         "store.relational:Relational.finish",
-        ("before = state == (e.lease.generation, wanted, None)", "before = state and state[1:] == (wanted, None)"),
+        ("state[0] == e.lease.generation and ", ""),
     ),
     tests=(_STORE + "many_endings_in_one_call_are_answered_in_order",),
 )
@@ -931,6 +931,77 @@ _add(
     tests=(
         "engine/test_step_transaction_sqlite.py::test_a_statement_that_rolls_back_by_itself_leaves_nothing[swallowed]",
     ),
+)
+
+
+# -- runs that wait, and trees -----------------------------------------------------------------------------------------
+
+_WAITS = "engine/test_durable_waits.py::test_"
+_WAKE_ABOVE = "self._wake(tx, [parent for _, parent, _ in ended if parent is not None])"
+_add(
+    "end that does not wake the run above",
+    Code("store.below:Below._after_ends", (_WAKE_ABOVE, "pass")),
+    tests=(_STORE + "the_last_end_below_wakes_the_run_above",),
+    crash=("last end", "after", "I2"),
+)
+_add(
+    "signal that wakes nobody",
+    Code("store.below:Below.send_signals", ('if answer.status == "sent"', "if False")),
+    tests=(_STORE + "a_signal_wakes_the_run_that_waits_for_it",),
+    crash=("send", "after", "I2"),
+)
+_add(
+    "sleeper that is not woken",
+    Code("store.below:Below._wake_sleepers", ("self._wake(tx, [run_id for (run_id,) in due])", "pass")),
+    tests=(_STORE + "a_sleeping_run_is_claimed_when_its_time_has_come_and_not_before",),
+    crash=("sleep, takeover", "after", "I2"),
+)
+_add(
+    "suspension that does not look at what came before it",
+    Code(
+        "store.relational:Relational.finish",
+        ('self._wake(tx, [row[0] for row in written if row[3] == "waiting"])', "[]"),
+    ),
+    tests=(_STORE + "what_came_before_the_suspension_wakes_the_run_at_once",),
+)
+_add(
+    "signal taken without its checkpoint",
+    Code("store.below:Below.take_signals", ("self.save_steps(tx, saves)", "[True] * len(saves)")),
+    tests=(_STORE + "a_signal_is_taken_together_with_the_checkpoint_of_its_wait",),
+    crash=("signal, taken", "after", "S6"),
+)
+_add(
+    "signal taken by who has lost the lease",
+    Statement("take_signals", _fence(2, 0)),
+    tests=(_STORE + "who_has_lost_the_lease_takes_nothing",),
+)
+_add(
+    "wait without its fence",
+    Statement("save_waits", _fence(2, 0)),
+    tests=(_STORE + "waits_of_lost_leases_are_refused",),
+    crash=("sleep", "paused", "I7"),
+)
+_add(
+    "runs below written once more with a wait that is known",
+    Code("store.below:Below.save_waits", ("sorted(standing.keys() - before)", "sorted(standing)")),
+    tests=(_STORE + "a_wait_that_is_known_gets_no_other_runs_below",),
+)
+_add(
+    "cancel that leaves what is below",
+    Statement("cancel", "tree = iif(tree = 0, 0, 2)", "tree = tree"),
+    tests=(_STORE + "what_is_below_a_cancelled_run_is_cancelled_level_by_level",),
+    crash=("cancel tree", "after", "S7"),
+)
+_add(
+    "run of a cancelled tree claimed",
+    Code("store.below:Below._doomed", ("if below else set()", "if below and False else set()")),
+    tests=(_STORE + "no_run_of_a_cancelled_tree_is_claimed",),
+)
+_add(
+    "suspended although a step runs",
+    Code("engine.waits:Waits.consider", ("if execution.branches.busy > len(self._parked):", "if False:")),
+    Code("engine.waits:Waits._suspend", (" and execution.branches.busy <= len(self._parked)", "")),
+    tests=(_WAITS + "s6_a_run_is_not_suspended_while_a_step_runs",),
 )
 
 

@@ -12,24 +12,22 @@ from holdfast.rules.lifecycle import TABLE, Cause, Transition, after, after_expi
 
 # Read from the specification, not from the code. A dot: it may not happen.
 _MATRIX = """
-cause              pending    leased      waiting           completed failed timed_out finalize_failed cancelled
-claim              leased     .           .                 .         .      .         .               .
-complete           .          completed   .                 .         .      .         .               .
-fail               .          failed      .                 .         .      .         .               .
-time_out           .          timed_out   .                 .         .      .         .               .
-cancel_itself      .          cancelled   .                 .         .      .         .               .
-retry              .          pending     .                 .         .      .         .               .
-release            .          pending     .                 .         .      .         .               .
-suspend            .          waiting     .                 .         .      .         .               .
-wake               .          .           pending           .         .      .         .               .
-cancel             cancelled  cancelled   cancelled         .         .      .         .               .
-expire             .          pending     .                 .         .      .         .               .
-give_up            .          failed      .                 .         .      .         .               .
-recall             .          pending     .                 .         .      .         .               .
-pass_deadline      timed_out  timed_out   timed_out         .         .      .         .               .
-children_complete  .          .           completed         .         .      .         .               .
-children_failed    .          .           failed            .         .      .         .               .
-finalize_failed    .          .           finalize_failed   .         .      .         .               .
+cause           pending   leased          waiting   completed failed timed_out finalize_failed cancelled
+claim           leased    .               .         .         .      .         .               .
+complete        .         completed       .         .         .      .         .               .
+fail            .         failed          .         .         .      .         .               .
+time_out        .         timed_out       .         .         .      .         .               .
+cancel_itself   .         cancelled       .         .         .      .         .               .
+retry           .         pending         .         .         .      .         .               .
+release         .         pending         .         .         .      .         .               .
+suspend         .         waiting         .         .         .      .         .               .
+wake            .         .               pending   .         .      .         .               .
+cancel          cancelled cancelled       cancelled .         .      .         .               .
+expire          .         pending         .         .         .      .         .               .
+give_up         .         failed          .         .         .      .         .               .
+recall          .         pending         .         .         .      .         .               .
+pass_deadline   timed_out timed_out       timed_out .         .      .         .               .
+finalize_failed .         finalize_failed .         .         .      .         .               .
 """
 # cause: by holder, generation, attempt, crashes, event
 _WRITES = {
@@ -47,9 +45,7 @@ _WRITES = {
     "give_up": (False, 1, 0, 1, "run:fail"),
     "recall": (False, 1, 0, 0, None),
     "pass_deadline": (False, 1, 0, 0, "run:fail"),
-    "children_complete": (False, 0, 0, 0, "run:complete"),
-    "children_failed": (False, 0, 0, 0, "run:fail"),
-    "finalize_failed": (False, 0, 0, 0, "run:fail"),
+    "finalize_failed": (True, 0, 0, 0, "run:fail"),
 }
 
 

@@ -66,7 +66,8 @@ class ModelTables(Tables):
     def copy(self) -> ModelTables:
         return ModelTables(
             dict(self.runs), dict(self.steps), dict(self.attempts), dict(self.logs), dict(self.progress),
-            dict(self.holders), dict(self.dropped), dict(self.workers), dict(self.due),
+            dict(self.holders), dict(self.dropped), dict(self.workers),
+            dict(self.waits), dict(self.signals), dict(self.due),
         )  # fmt: skip
 
 
@@ -177,7 +178,7 @@ class ModelDatabase(OneByOne):
         self.committed.due[run_id] = True
         self.committed.runs[run_id] = RunRow(
             run_id, "work", "pending", "default", 0, now, 0, 0, 0, None, None, now, now, None, None, None, None, None,
-            None, None, None, 0, None, None, None, "", "{}", None, None, "no JSON", None, None, None,
+            None, None, None, 0, None, 0, None, None, None, "", "{}", None, None, "no JSON", None, None, None,
         )  # fmt: skip
 
 

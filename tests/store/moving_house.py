@@ -87,7 +87,7 @@ class House:
         trigger("plain", priority=3)
         app.stop().wait(LONG)
         with closing(sqlite3.connect(self.old)) as connection, connection:
-            connection.execute("insert into holdfast_waits values (?, 'w', 'signal', 17, 'ready', null, 5)", (waits,))
+            connection.execute("insert into holdfast_waits values (?, 'w', 'signal', 17, 'ready', 5)", (waits,))
             connection.execute(
                 "insert into holdfast_step_attempts values (?, 'first', 0, 0, 0, 0, 1, 3, 4, 'no')", (dies,)
             )

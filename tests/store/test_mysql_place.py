@@ -469,7 +469,7 @@ def prepared(store: MysqlStore, link: Link) -> list[Ticket[Any]]:
 def test_wherever_mariadb_undoes_a_round_it_is_played_again_as_a_whole(mariadb_url: str, code: int) -> None:
     expected: list[Any] = []
     failing, count = 0, 1
-    while failing <= count:
+    while failing < count:  # the last one is the commit: what has no answer is read back
         servers.execute(mariadb_url, f"create or replace database {mariadb_url.rpartition('/')[2]}")
         store = MysqlStore(mariadb_url)
         store.migrate()

@@ -73,6 +73,5 @@ def went_well(told: list[dict[str, Any]], again: int = 0) -> None:
     assert [one["twice"] for one in told] == [[]] * PROCESSES
     # And it was about something.
     verbs = {verb for one in told for verb in one["accepted"]}
-    assert len(verbs) == 15, verbs
-    assert min(one["rounds"] for one in told) > 20
+    assert len(verbs) == 19, verbs
     assert len(claims) > 100

@@ -15,9 +15,10 @@ from deaf_link import DeafLink
 from holdfast.basis.clock import SystemClock
 from holdfast.basis.ids import Ids
 from holdfast.model.run import NewRun
+from holdfast.model.wait import NewSignal, WaitRow
 from holdfast.rules.lifecycle import TABLE, Cause
 from holdfast.store.announcing import LONGEST_WORD, Gathered, heard, word
-from holdfast.store.base import ClaimOrder, Ending, Lease, Store, Tx
+from holdfast.store.base import ClaimOrder, Ending, Lease, Store, Tx, WaitSave
 from holdfast.store.watch import EVERYTHING, News, Watch
 
 pytestmark = pytest.mark.sampled("what a server does is the same on every Python", every=8)
@@ -106,6 +107,49 @@ def test_the_end_of_a_run_with_a_key_lets_another_one_go(watch: Watch, other: St
     assert hear(watch)
     write(other, "cancel", run.id)
     assert hear(watch) == News(claimable=True, runs=frozenset([run.id]))
+
+
+def sleeping(other: Store, kind: str, *below: NewRun, signal: str | None = None) -> str:
+    """A run that waits for a signal, or for runs below it."""
+    run = new()
+    write(other, "trigger", run)
+    [claimed] = write(other, "claim", ClaimOrder("somebody", 1, 10**7, ("work",)))
+    lease = Lease(run.id, claimed.runs[0].generation, "somebody")
+    children = tuple(child._replace(parent_id=run.id, root_id=run.id, awaited_as="w#0") for child in below)
+    wait = WaitRow(run.id, "w#0", kind, None, signal, 0)
+    write(other, "save_waits", WaitSave("somebody", lease.generation, wait, None, children))
+    write(other, "finish", Ending(lease, TABLE[Cause.SUSPEND], waiting_for=kind))
+    return run.id
+
+
+def test_a_run_that_a_signal_wakes_elsewhere_is_heard_as_something_to_claim(watch: Watch, other: Store) -> None:
+    run_id = sleeping(other, "signal", signal="go")
+    while hear(watch, SILENCE):
+        pass
+    write(other, "send_signals", NewSignal(IDS.new(), run_id, "no", "1"))
+    assert hear(watch, SILENCE) is None
+    write(other, "send_signals", NewSignal(IDS.new(), run_id, "go", "1"))
+    assert hear(watch) == News(claimable=True, runs=frozenset())
+
+
+def test_the_last_end_below_a_run_names_itself_and_is_heard_as_something_to_claim(watch: Watch, other: Store) -> None:
+    child = new(delay=10**9)
+    sleeping(other, "child", child)
+    while hear(watch, SILENCE):
+        pass
+    write(other, "cancel", child.id)
+    assert hear(watch) == News(claimable=True, runs=frozenset([child.id]))
+
+
+def test_what_is_cancelled_below_a_run_elsewhere_is_named(watch: Watch, other: Store) -> None:
+    below = [new(delay=10**9) for _ in range(2)]
+    above = sleeping(other, "children", *below)
+    while hear(watch, SILENCE):
+        pass
+    write(other, "cancel", above)
+    assert hear(watch) == News(claimable=False, runs=frozenset([above]))
+    write(other, "cancel_below", 10)
+    assert hear(watch) == News(claimable=False, runs=frozenset([child.id for child in below]))
 
 
 def test_what_is_of_no_use_to_others_is_not_said(watch: Watch, other: Store) -> None:

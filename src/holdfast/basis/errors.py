@@ -14,6 +14,7 @@
      ├─ WouldDeadlock            a wait that could never end, refused
      ├─ RunFailed / RunTimedOut / RunCancelled     how the awaited run ended
      └─ inside a run
+         ├─ ChildrenFailed       runs below this one that did not complete
          ├─ StepFailed           a step's error whose own class can't be rebuilt
          ├─ NotKept              a value that would not come back as it went in
          ├─ AmbiguousStep        one step name in two branches
@@ -27,7 +28,7 @@ The docstring of a class is its default message. `status` is the HTTP status tha
 
 from __future__ import annotations
 
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 from .text import clean
 
@@ -44,6 +45,9 @@ class HoldfastError(Exception):
     def message(self) -> str:
         """The text of the error."""
         return str(self.args[0])
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class DefinitionError(HoldfastError, TypeError):
@@ -103,8 +107,13 @@ class WouldDeadlock(HoldfastError, RuntimeError):
 class RunFailed(HoldfastError):
     """The run failed."""
 
-    def __init__(self, message: str, *, run_id: str = "", error_type: str | None = None) -> None:
+    def __init__(self, message: str, run_id: str = "", error_type: str | None = None) -> None:
         super().__init__(message)
+        self.args: tuple[Any, ...] = (
+            message,
+            run_id,
+            error_type,
+        )  # by which a run above it has the same error when it is replayed
         self.run_id = run_id
         self.error_type = error_type
         """Name of the exception class that ended the run, as it was stored."""
@@ -119,9 +128,20 @@ class RunCancelled(HoldfastError):
 
     status = 409
 
-    def __init__(self, message: str, *, run_id: str = "") -> None:
+    def __init__(self, message: str, run_id: str = "") -> None:
         super().__init__(message)
+        self.args: tuple[Any, ...] = (message, run_id)
         self.run_id = run_id
+
+
+class ChildrenFailed(HoldfastError):
+    """Runs below this one did not complete."""
+
+    def __init__(self, message: str, run_ids: list[str]) -> None:
+        super().__init__(message)
+        self.args: tuple[Any, ...] = (message, run_ids)
+        self.run_ids: list[str] = run_ids
+        """Of those without an output, at most a hundred."""
 
 
 class StepFailed(HoldfastError):

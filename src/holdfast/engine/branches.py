@@ -73,6 +73,11 @@ class Branches:
             raise self._ambiguous(place.key.name)
         self._busy.add(place.key.name)
 
+    @property
+    def busy(self) -> int:
+        """Steps that have begun and are not over."""
+        return len(self._busy)
+
     def leave(self, place: Place) -> None:
         """The step is over, saved or not."""
         self._busy.discard(place.key.name)

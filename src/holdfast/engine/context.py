@@ -2,6 +2,8 @@
 
 Two classes, because `step.run(...)` can't be both a value and something to await; the same verbs, and one
 implementation of them below (`execution`).
+
+Long because both classes say what each verb gives, in all its forms.
 """
 
 from __future__ import annotations
@@ -12,8 +14,9 @@ import functools
 import inspect
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, Self, TypeVar, cast, overload
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, NamedTuple, ParamSpec, Self, TypeVar, cast, overload
 
 from ..basis.durations import Duration, seconds
 from ..basis.errors import DefinitionError, ValidationError, WouldDeadlock
@@ -24,11 +27,20 @@ from .calls import GIVES_COROUTINE
 from .signals import AbortSignal
 
 if TYPE_CHECKING:
+    from .call import Call
+    from .children import Bindable
     from .execution import Execution
+    from .family import ChildResult
+    from .waits import Waits
 
 P = ParamSpec("P")
 R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+D = TypeVar("D")
+
 
 #: The execution whose code is running here: set for a job's task or thread, and inherited by what they start.
 current: contextvars.ContextVar[Execution | None] = contextvars.ContextVar("holdfast_run", default=None)
@@ -146,6 +158,10 @@ class _StepBase:
         """Lines for people: `step.log.info("imported", count=7)`. Never lost once the step that wrote them is saved."""
 
     @property
+    def _waits(self) -> Waits:
+        return self._execution.waits
+
+    @property
     def run_id(self) -> str:
         """The id of this run."""
         return self._execution.row.id
@@ -249,6 +265,102 @@ class Step(_StepBase):
             execution.branches.place(name), fn, args, kwargs, self._how._replace(transaction=True)
         )
 
+    # -- durable waits -----------------------------------------------------------------------------------------
+
+    def sleep(self, name: str, duration: Duration, /) -> Coroutine[None, None, None]:
+        """Return when so much time has passed since it was first asked for, whatever happens in between.
+
+        Meanwhile the run has no slot, and no place in any process's memory if it is for longer than `warm_for`: then
+        all of the job's code between its steps runs again when it wakes, from the top.
+        """
+        return self._waits.begin(*self._waits.asking.sleep(name, duration))
+
+    def sleep_until(self, name: str, when: datetime, /) -> Coroutine[None, None, None]:
+        """The same, until a moment; a naive datetime is local time."""
+        return self._waits.begin(*self._waits.asking.sleep_until(name, when))
+
+    @overload
+    def wait_for_signal(self, name: str, /, *, timeout: Duration | None = None) -> Coroutine[None, None, Any]: ...
+    @overload
+    def wait_for_signal(
+        self, name: str, /, *, type: type[R], timeout: Duration | None = None
+    ) -> Coroutine[None, None, R]: ...
+    def wait_for_signal(self, name: str, /, *, type: Any = None, timeout: Duration | None = None) -> Any:
+        """The value of the oldest signal of this name that was sent to this run and not taken yet.
+
+        Sent by `app.send_signal(run_id, name, value)`, before or after it is waited for. `type` says what it is to be;
+        what can't be read as that fails the run. `TimeoutError` if none has come in time. Taking it and saving it are
+        one commit: each signal is taken once.
+        """
+        return self._waits.begin(*self._waits.asking.signal(name, type, timeout))
+
+    def call(self, call: Call[R], /, *, name: str | None = None) -> Coroutine[None, None, R]:
+        """The output of a run of this call, which is a child of this run: executed by any worker, with its own retries.
+
+        `RunFailed`, `RunTimedOut` or `RunCancelled` if it ended otherwise. While it goes on this run has no slot. The
+        step is called `name`, or like the job with `()`. If this run ends without its output, the child is cancelled.
+        """
+        return self._waits.call(call, name)
+
+    def spawn(self, call: Call[Any], /, *, name: str | None = None) -> Coroutine[None, None, str]:
+        """Write a run of this call below this one, which nobody waits for; its id.
+
+        It is cancelled if this run ends without its output, and goes on if this one completes.
+        """
+        return self._waits.begin(*self._waits.asking.spawn(call, name))
+
+    @overload
+    def gather(self, a: Call[A], /, *, name: str | None = None) -> Coroutine[None, None, tuple[A]]: ...
+    @overload
+    def gather(self, a: Call[A], b: Call[B], /, *, name: str | None = None) -> Coroutine[None, None, tuple[A, B]]: ...
+    @overload
+    def gather(
+        self, a: Call[A], b: Call[B], c: Call[C], /, *, name: str | None = None
+    ) -> Coroutine[None, None, tuple[A, B, C]]: ...
+    @overload
+    def gather(
+        self, a: Call[A], b: Call[B], c: Call[C], d: Call[D], /, *, name: str | None = None
+    ) -> Coroutine[None, None, tuple[A, B, C, D]]: ...
+    @overload
+    def gather(self, *calls: Call[R], name: str | None = None) -> Coroutine[None, None, tuple[R, ...]]: ...
+    def gather(self, *calls: Call[Any], name: str | None = None) -> Any:
+        """The outputs of runs of all these calls, children of this run that are executed at the same time.
+
+        In the order of the calls, once all of them have ended. `ChildrenFailed`, naming those without an output, if
+        there are any. At most `max_children`; `map` takes more.
+        """
+        return self._waits.begin(*self._waits.asking.gather(calls, name))
+
+    @overload
+    def map(
+        self,
+        job: Bindable[A, R],
+        inputs: Iterable[A],
+        /,
+        *,
+        on_failure: Literal["raise"] = "raise",
+        name: str | None = None,
+    ) -> Coroutine[None, None, list[R]]: ...
+    @overload
+    def map(
+        self,
+        job: Bindable[A, R],
+        inputs: Iterable[A],
+        /,
+        *,
+        on_failure: Literal["collect"],
+        name: str | None = None,
+    ) -> Coroutine[None, None, list[ChildResult]]: ...
+    def map(
+        self, job: Any, inputs: Iterable[Any], /, *, on_failure: str = "raise", name: str | None = None
+    ) -> Coroutine[None, None, Any]:
+        """The outputs of a run of the job for each input, in the order of the inputs.
+
+        As `gather`, in batches of `max_children`: one after the other. With `on_failure="collect"` a list of
+        `ChildResult`, ended well or badly.
+        """
+        return self._waits.begin_all(self._waits.asking.batches(job, inputs, on_failure, name))
+
 
 class SyncStep(_StepBase):
     """What a `def` job gets as its first parameter: the verbs of `Step`, blocking."""
@@ -273,6 +385,74 @@ class SyncStep(_StepBase):
         """
         value: R = self._execution.steps.run_sync(name, fn, args, kwargs, self._how._replace(transaction=True))
         return value
+
+    # -- durable waits: those of `Step`, blocking --------------------------------------------------------------
+
+    def sleep(self, name: str, duration: Duration, /) -> None:
+        """Return when so much time has passed since it was first asked for. See `Step.sleep`."""
+        self._waits.begin_sync(*self._waits.asking.sleep(name, duration))
+
+    def sleep_until(self, name: str, when: datetime, /) -> None:
+        """The same, until a moment."""
+        self._waits.begin_sync(*self._waits.asking.sleep_until(name, when))
+
+    @overload
+    def wait_for_signal(self, name: str, /, *, timeout: Duration | None = None) -> Any: ...
+    @overload
+    def wait_for_signal(self, name: str, /, *, type: type[R], timeout: Duration | None = None) -> R: ...
+    def wait_for_signal(self, name: str, /, *, type: Any = None, timeout: Duration | None = None) -> Any:
+        """The value of the oldest signal of this name. See `Step.wait_for_signal`."""
+        return self._waits.begin_sync(*self._waits.asking.signal(name, type, timeout))
+
+    def call(self, call: Call[R], /, *, name: str | None = None) -> R:
+        """The output of a run of this call, a child of this run. See `Step.call`."""
+        value: R = self._waits.call_sync(call, name)
+        return value
+
+    def spawn(self, call: Call[Any], /, *, name: str | None = None) -> str:
+        """Write a run of this call below this one, which nobody waits for; its id. See `Step.spawn`."""
+        run_id: str = self._waits.begin_sync(*self._waits.asking.spawn(call, name))
+        return run_id
+
+    @overload
+    def gather(self, a: Call[A], /, *, name: str | None = None) -> tuple[A]: ...
+    @overload
+    def gather(self, a: Call[A], b: Call[B], /, *, name: str | None = None) -> tuple[A, B]: ...
+    @overload
+    def gather(self, a: Call[A], b: Call[B], c: Call[C], /, *, name: str | None = None) -> tuple[A, B, C]: ...
+    @overload
+    def gather(
+        self, a: Call[A], b: Call[B], c: Call[C], d: Call[D], /, *, name: str | None = None
+    ) -> tuple[A, B, C, D]: ...
+    @overload
+    def gather(self, *calls: Call[R], name: str | None = None) -> tuple[R, ...]: ...
+    def gather(self, *calls: Call[Any], name: str | None = None) -> Any:
+        """The outputs of runs of all these calls. See `Step.gather`."""
+        return self._waits.begin_sync(*self._waits.asking.gather(calls, name))
+
+    @overload
+    def map(
+        self,
+        job: Bindable[A, R],
+        inputs: Iterable[A],
+        /,
+        *,
+        on_failure: Literal["raise"] = "raise",
+        name: str | None = None,
+    ) -> list[R]: ...
+    @overload
+    def map(
+        self,
+        job: Bindable[A, R],
+        inputs: Iterable[A],
+        /,
+        *,
+        on_failure: Literal["collect"],
+        name: str | None = None,
+    ) -> list[ChildResult]: ...
+    def map(self, job: Any, inputs: Iterable[Any], /, *, on_failure: str = "raise", name: str | None = None) -> Any:
+        """The outputs of a run of the job for each input. See `Step.map`."""
+        return self._waits.begin_all_sync(self._waits.asking.batches(job, inputs, on_failure, name))
 
 
 STEP_TYPES = (Step, SyncStep)

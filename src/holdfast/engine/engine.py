@@ -25,7 +25,8 @@ from ..commit.ticket import Ticket
 from ..model.event import Event
 from ..model.options import Options
 from ..model.run import RunFilter, RunRow, RunStatus
-from ..store.base import Cancelled, Deleted, Old, Store, Triggered, conflict_text
+from ..model.wait import NewSignal
+from ..store.base import SIGNALS_UNREAD, Cancelled, Deleted, Old, Sent, Store, Triggered, conflict_text
 from .context import current
 from .execution import Execution
 from .forgetting import forget
@@ -396,8 +397,10 @@ class Engine:
     def ended_elsewhere(self, rows: Iterable[RunRow]) -> None:
         """Runs that were ended by somebody who did not execute them. Any thread."""
         rows = list(rows)
-        if self.worker is not None and any(self.makes_way(row) for row in rows):
+        if self.worker is not None and any(self.makes_way(row) or row.parent_id is not None for row in rows):
             self.worker.wake()
+        if any(row.tree > 1 for row in rows):
+            self.cancel_below()
         for row in rows:
             # Before the holder hears of it, and drops the step that is under way: that is told, too.
             self.tell_ended(row)
@@ -405,6 +408,45 @@ class Engine:
                 if holder.lease.run_id == row.id:
                     holder.lease_lost(row.status)
         self.hub.ended(rows)
+
+    def cancel_below(self) -> None:
+        """Cancel what is left below runs that have ended without their output. Any thread."""
+        self.committer.join(self.cancelling_below(), pass_always=True)
+
+    def cancelling_below(self) -> Ticket[Any]:
+        """The next of them. Whoever looks after the database later does it, too, if this is lost."""
+
+        def cancelled(rows: list[RunRow]) -> None:
+            """In the committing thread."""
+            if rows:
+                self.ended_elsewhere(rows)
+                self.cancel_below()
+
+        ticket: Ticket[Any] = Ticket("cancel_below", _BELOW_AT_ONCE, then=cancelled)
+        ticket._asked = True
+        return ticket
+
+    def send_signal(self, signal: NewSignal) -> Ticket[None]:
+        """Write a signal; it is durable when the reply is there."""
+
+        def outcome(sent: Sent) -> None:
+            if sent.status == "gone":
+                raise NotFoundError(f"Run not found: {signal.run_id}")
+            if sent.status == "ended":
+                raise _conflict("signal", sent.run_status, signal.run_id)
+            if sent.status == "full":
+                raise ConflictError(f"Run {signal.run_id} has {SIGNALS_UNREAD} signals that it has not read yet.")
+
+        def told(sent: Sent) -> None:
+            if sent.status == "sent" and self.worker is not None:
+                self.worker.wake()
+
+        what = f"signal {signal.name!r} to {signal.run_id}"
+        ticket: Ticket[None] = Ticket(
+            "send_signals", signal, what=what, convert=outcome, then=told, weight=len(signal.value)
+        )
+        self.committer.join(ticket)
+        return ticket
 
     def makes_way(self, row: RunRow) -> bool:
         """Whether others may be claimed because this one is no longer executed: of its key, or of its job."""
@@ -428,6 +470,9 @@ class Engine:
         error = None if row.error is None else self.payloads.shown_text(row.error)
         return type, {"error": error, "error_type": row.error_type, "duration": duration}
 
+
+#: Runs below an ended one that one round cancels: others want to write, too.
+_BELOW_AT_ONCE = 500
 
 _TOLD: dict[str, str] = {RunStatus.COMPLETED: "run:complete", RunStatus.CANCELLED: "run:cancel"}
 

@@ -31,10 +31,12 @@ from .context import Step, SyncStep, Unwind, current
 from .limits import NO_LIMITS, Limits
 from .notes import Notes
 from .outcome import Outcome, alone, outcome_of
+from .parents import Parent, finalize_arguments
 from .registry import JobDefinition
 from .signals import AbortSignal
 from .steps import FIRST_PAUSE, TROUBLE, Steps, longer
 from .validation import validated
+from .waits import Waits
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -94,6 +96,18 @@ class Execution:
         self._ender: Any = None
         """The task that writes the end."""
         self._interrupted = False
+        self.waits_begun: Waits | None = None
+        """Its durable waits, if it has any."""
+        self.leaving: bool = False
+        """It is being suspended: nothing may begin."""
+
+    @property
+    def waits(self) -> Waits:
+        """Its durable waits; made for the first one."""
+        if (waits := self.waits_begun) is None:
+            with _making:
+                waits = self.waits_begun = self.waits_begun or Waits(self)
+        return waits
 
     @property
     def steps(self) -> Steps:
@@ -186,6 +200,8 @@ class Execution:
                 return self._too_late()
             if self._steps is not None and self._steps.fatal is not None:
                 return outcome_of(self._steps.fatal)
+            if type(value) is Outcome:
+                return value
             kept = self.job.signature.output.keep(value, "Invalid output", compare_bytes=self.compare_bytes)
             return Outcome(Cause.COMPLETE, self.within_limit(kept.text, "Invalid output"))
         except _NotNow:
@@ -277,11 +293,19 @@ class Execution:
             # Nothing has begun: somebody will be able to open it, here or elsewhere.
             self.refused_for_now(error)
             raise _NotNow from error
-        args, kwargs = self.job.signature.decode(text)
-        fn, signature = self.job.fn, self.job.signature
         self.branches.main = here()
+        if self.row.is_finalize:
+            args, kwargs = await finalize_arguments(self, text), dict[str, Any]()
+        else:
+            args, kwargs = self.job.signature.decode(text)
         if self.job.validate is not None:
             args, kwargs = await validated(self, args, kwargs)
+        if self.job.signature.is_parent:
+            return await Parent(self, lambda: self._call_function(args, kwargs)).outcome()
+        return await self._call_function(args, kwargs)
+
+    async def _call_function(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        fn, signature = self.job.fn, self.job.signature
         if signature.is_async:
             return await (fn(Step(self), *args, **kwargs) if signature.takes_step else fn(*args, **kwargs))
         if signature.takes_step:
@@ -328,8 +352,9 @@ class Execution:
         transition = TABLE[outcome.cause]
         delay = _REST if outcome.cause is Cause.RELEASE else outcome.delay
         output, error = map(self.engine.payloads.seal_some, (outcome.output, outcome.error))
-        keyed = self.row.concurrency_key is not None
-        ending = Ending(self.lease, transition, output, error, outcome.error_type, delay, keyed)
+        # Whether its end is anything to others: to those of its key, to the run above it.
+        keyed = self.row.concurrency_key is not None or self.row.parent_id is not None
+        ending = Ending(self.lease, transition, output, error, outcome.error_type, delay, keyed, outcome.waiting_for)
         what = f"the end of run {self.row.id}"
         return [*self.pending_notes(), Ticket("finish", ending, what=what, weight=len(outcome.output or ""))]
 
@@ -365,6 +390,33 @@ class Execution:
             raise NotKept(f"larger than the limit of {limit} bytes (max_output_bytes)", what)
         return text
 
+    # -- suspending --------------------------------------------------------------------------------------------
+
+    def suspend(self, waiting_for: str) -> None:
+        """Give the lease back until one of its waits is over. In the worker's loop."""
+        self.leaving = True
+        self._left = self.worker.spawn(self._suspended(waiting_for))
+
+    async def _suspended(self, waiting_for: str) -> None:
+        self._ending_now, self._ender = True, here()
+        try:
+            ended = await self._write_end(Outcome(Cause.SUSPEND, waiting_for=waiting_for))
+            self.engine.keeper.release(self)
+            self.worker.suspended(self, ended, waiting_for)
+        except Unwind:
+            pass
+        except TROUBLE as error:  # its lease will run out, and its waits are saved
+            self.engine.hub.report(error, "suspension", self.row.id)
+        finally:
+            self._close()
+            if self.waits_begun is not None:
+                self.waits_begun.let_go()
+            if self._steps is not None:
+                self._steps.cancel_leftovers(but=None)
+            if self.job.signature.is_async and self.task is not None:
+                self.task.cancel()
+            self._after_grace()
+
     # -- stopping ----------------------------------------------------------------------------------------------
 
     @property
@@ -378,7 +430,7 @@ class Execution:
             self.lease_lost(None)
             self._close()
         # After the return, or when the time is over, there is only our own end.
-        if self.closed or ((self.returned or self.timed_out) and here() is not self._ender):
+        if self.closed or ((self.returned or self.timed_out or self.leaving) and here() is not self._ender):
             raise Unwind
 
     def lease_renewed(self) -> None:
@@ -431,6 +483,8 @@ class Execution:
 
     def _close(self) -> None:
         self.closed = True
+        if self.waits_begun is not None:
+            self.worker.in_loop(self.waits_begun.let_go)
         self.engine.keeper.release(self)
 
     def _after_grace(self) -> None:

@@ -20,6 +20,16 @@ class Outcome(NamedTuple):
     error_type: str | None = None
     delay: int = 0
     """Microseconds until the retry."""
+    waiting_for: str | None = None
+    """Of a run that is suspended."""
+
+
+class Concluded(Exception):
+    """Raised by what the engine composes of jobs: how the run ends, without a retry."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.error or "")
+        self.outcome: Outcome = outcome
 
 
 def outcome_of(error: BaseException) -> Outcome:
@@ -32,6 +42,8 @@ def outcome_of(error: BaseException) -> Outcome:
 
 
 def _meant(error: BaseException) -> Outcome:
+    if isinstance(error, Concluded):
+        return error.outcome
     if isinstance(error, CancelRun):
         return Outcome(Cause.CANCEL_ITSELF, error=fit(error) or None)
     if isinstance(error, TimedOut):

@@ -6,11 +6,12 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from ..basis.errors import DefinitionError, NotFoundError, ValidationError
 from ..basis.text import shown, storable
 from ..model.retry import Retry
+from .family import ChildrenShape
 from .schema import Signature
 
 #: Names go into URLs, files and terminals: what they may hold is the same everywhere.
@@ -19,6 +20,14 @@ _LABEL_KEY = re.compile(r"[A-Za-z0-9\-_./]{1,64}", re.ASCII)
 LONGEST_LABEL = 255
 LONGEST_KEY = 255
 MOST_LABELS = 32
+
+
+class Outputs(Protocol):
+    """How outputs are read."""
+
+    def load(self, text: str, what: str = "value") -> Any: ...
+
+    def json_schema(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +51,20 @@ class JobDefinition:
     """Microseconds from the trigger to the end."""
     validate: Callable[..., Any] | None = None
     """Its own check of the input. See `validation`."""
+
+    delay: int = 0
+    """Microseconds from the trigger to the first attempt."""
+    finalize: JobDefinition | None = None
+    """What a parent does when all runs below it have ended: its output is the parent's."""
+    parts: tuple[JobDefinition, ...] = ()
+    """Jobs that are registered with it, because it puts runs of them below its own."""
+
+    @property
+    def output(self) -> Outputs:
+        """How its output is read."""
+        if self.finalize is not None:
+            return self.finalize.output
+        return ChildrenShape(self.signature.output) if self.signature.is_parent else self.signature.output
 
     @property
     def origin(self) -> tuple[str, str]:
@@ -73,12 +96,15 @@ class Registry:
                     "Give one of them another name: @app.job(name=…)."
                 )
                 raise DefinitionError(f"Job {job.name!r} is already registered with a different definition. {advice}")
-            warnings.warn(f"Job {job.name!r} was defined again; the new definition counts.", stacklevel=4)
+            warnings.warn(f"Job {job.name!r} was defined again; the new definition counts.", stacklevel=5)
             for used, old in self._by_key.items():
                 if old is known:
                     self._by_key[used] = job
         self._by_name[job.name] = job
         self._by_key[key or job.key] = job
+        for other in (job.finalize, *job.parts):
+            if other is not None:
+                self.add(other, replace=replace)
         return job
 
     def get(self, name: str) -> JobDefinition | None:

@@ -76,6 +76,7 @@ class Signature:
         self._by_name = frozenset([p.name for p in self._parameters if p.kind is not _Kind.POSITIONAL_ONLY])
         self._input: _Input | None = None
         self._output: Shape | None = None
+        self._is_parent = False
 
     def __repr__(self) -> str:
         return f"<Signature {self._name}({', '.join(self.names)})>"
@@ -96,8 +97,14 @@ class Signature:
         return self._resolved().shape
 
     @property
+    def is_parent(self) -> bool:
+        """Whether it returns `Children`."""
+        self._resolved()
+        return self._is_parent
+
+    @property
     def output(self) -> Shape:
-        """How what the job returns is stored."""
+        """How what the job returns is stored; of a parent, its own part of it."""
         self._resolved()
         assert self._output is not None
         return self._output
@@ -148,6 +155,9 @@ class Signature:
         annotation = self._annotation("return", self._returns)
         if annotation in (typing.NoReturn, typing.Never):
             annotation = MISSING
+        if getattr(get_origin(annotation) or annotation, "is_children", False):
+            self._is_parent = True
+            annotation = next(iter(get_args(annotation)), MISSING)
         try:
             return shape_of(annotation)
         except DefinitionError as error:

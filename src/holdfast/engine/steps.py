@@ -88,6 +88,10 @@ class _Result(NamedTuple):
         return self.value
 
 
+def no_function() -> None:
+    """What a step calls that only waits."""
+
+
 class Steps:
     """Calls the steps of one execution, or gives what earlier ones have saved."""
 
@@ -196,6 +200,18 @@ class Steps:
         name = str(attempt.key)
         return current_step.set(name), current_try.set((name, attempt.number)) if attempt.number else None
 
+    def _leave(self, place: Place) -> None:
+        """The step is over: perhaps all that is left is waiting."""
+        execution = self._execution
+        execution.branches.leave(place)
+        if (waits := execution.waits_begun) is not None:
+            execution.worker.in_loop(waits.consider)
+
+    @property
+    def has_tasks(self) -> bool:
+        """Whether other branches than the main one have used steps and are not over."""
+        return any(not task.done() for task in self._tasks)
+
     def _leave_body(self, attempt: Attempt, tokens: _Tokens) -> None:
         current_step.reset(tokens[0])
         if tokens[1] is not None:
@@ -275,7 +291,32 @@ class Steps:
             self._run.generation, opened.fingerprint, output, error, opened.started_at, self._engine.clock.now(),
         )  # fmt: skip
 
-    def _saving(self, result: _Result, attempt: Attempt) -> list[Ticket[Any]]:
+    def _came_to(self, opened: _Opened, text: str, value: Any) -> _Result:
+        """A wait is over."""
+        return _Result(self._checkpoint(opened, "completed", text, None), value, None)
+
+    def _stood(self, opened: _Opened, text: str | None, value: Any, error: Exception | None) -> _Result:
+        """The same, and it is written already."""
+        row = self._checkpoint(opened, "completed" if error is None else "failed", text, None)
+        result = _Result(row, value, error, is_saved=True)
+        self._saved(result, accepted=True)
+        return result
+
+    plain: StepOptions = PLAIN
+
+    async def keep(self, result: _Result, opened: _Opened) -> None:
+        """Save what no function of the user's has made."""
+        attempt = Attempt(self._execution, opened.key, opened.position, 0, opened.started_at)
+        if not await self._execution.write(self._saving, result, attempt):
+            raise Unwind
+
+    def _text_of(self, sealed: str) -> str:
+        try:
+            return self._engine.payloads.open(sealed)
+        except Outdated as error:
+            raise self._must_fail(error) from None
+
+    def _saving(self, result: _Result, attempt: Attempt, ends_wait: bool = False) -> list[Ticket[Any]]:
         row, execution = result.row, self._execution
         seal = self._engine.payloads.seal_some
         output, error = seal(row.output), seal(row.error)
@@ -283,7 +324,7 @@ class Steps:
         sealed = row if output is row.output and error is row.error else row._replace(output=output, error=error)
         ticket: Ticket[bool] = Ticket(
             "save_steps",
-            StepSave(execution.lease.owner, sealed, not self.moved_on),
+            StepSave(execution.lease.owner, sealed, not self.moved_on, ends_wait),
             what=f"step {row.name!r} of run {row.run_id}",
             then=lambda accepted: self._saved(result, accepted),
             weight=len(row.output or ""),
@@ -373,7 +414,7 @@ class Steps:
                 await self._execution.write(self._execution.notes.resent)
             return result.give()
         finally:
-            self._execution.branches.leave(place)
+            self._leave(place)
 
     async def _find(self, key: StepKey, saved: StepRow | None) -> StepRow | None:
         pause = FIRST_PAUSE
@@ -486,7 +527,7 @@ class Steps:
                 self._execution.write_sync(self._execution.notes.resent)
             return result.give()
         finally:
-            self._execution.branches.leave(place)
+            self._leave(place)
 
     def _find_sync(self, key: StepKey, saved: StepRow | None) -> StepRow | None:
         pause = FIRST_PAUSE

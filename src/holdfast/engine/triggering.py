@@ -39,7 +39,7 @@ class Triggering:
             new = self._numbered(new)
         ticket = Ticket(
             "trigger",
-            self._sealed(new),
+            self.sealed(new),
             what=f"trigger of {new.job_name}",
             convert=convert,
             then=lambda made: self._made(made, new),
@@ -59,7 +59,7 @@ class Triggering:
 
         ticket = Ticket(
             "trigger_many",
-            tuple(self._sealed(new) for new in runs),
+            tuple(self.sealed(new) for new in runs),
             what=f"trigger of {len(runs)} runs",
             convert=lambda made: convert(whole(made)),
             then=told,
@@ -77,7 +77,7 @@ class Triggering:
         engine = self._engine
         if (refusal := engine.refusal()) is not None:
             raise refusal
-        runs = [self._sealed(self._numbered(new)) for new in news]
+        runs = [self.sealed(self._numbered(new)) for new in news]
         what = f"trigger of {runs[0].job_name}" if len(runs) == 1 else f"trigger of {len(runs)} runs"
         lender = recognise(connection)
         if isinstance(lender, AwaitedLender):
@@ -143,7 +143,7 @@ class Triggering:
         execution.check()
         return new._replace(idempotency_key=execution.trigger_key(new.job_name, new.input))
 
-    def _sealed(self, new: NewRun) -> NewRun:
+    def sealed(self, new: NewRun) -> NewRun:
         """The run as it is written. `StoreUnavailable` if the codec can't."""
         payloads = self._engine.payloads
         return new._replace(input=payloads.seal(new.input), codec=payloads.codec)

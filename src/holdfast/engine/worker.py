@@ -305,6 +305,19 @@ class Worker:
         if self.running and not self._stopping and (makes_way or not self._asleep):
             self._fill_soon()
 
+    def resume(self, execution: Execution) -> None:
+        """It was only waiting, without a slot, and goes on. There may be more at work than slots, for as long."""
+        if execution.slot_free and not execution.is_over:
+            execution.slot_free = False
+            self._slots -= 1
+
+    def suspended(self, execution: Execution, ended: Ended, waiting_for: str) -> None:
+        """It waits, durably, and nobody executes it."""
+        if ended.accepted:
+            self.wake()  # it may be pending again, or want to be woken soon
+            if self.engine.hub.hears("run:wait", execution.row.id):
+                self.engine.hub.tell("run:wait", execution.row, waiting_for=waiting_for)
+
     def finished(self, execution: Execution) -> None:
         """All is done, the end is written or lost."""
         if self._executing.get(execution.row.id) is execution:
@@ -350,7 +363,9 @@ class Worker:
     def ended(self, execution: Execution, outcome: Outcome, ended: Ended) -> None:
         """A run that was executed here has ended, durably (or is pending again)."""
         hub, ends = self.engine.hub, TABLE[outcome.cause].ends
-        if not ends:
+        if ended.leaves:
+            self.engine.cancel_below()
+        if not ends or execution.row.parent_id is not None:  # the run above it may go on
             self.wake()  # a claim that was under way knows nothing of it, nor when it is due
         if not (hub.is_awaited(execution.row.id) or hub.hears_ends(execution.row.id)):
             return  # nobody asks: most runs
@@ -415,7 +430,7 @@ class Worker:
         expire.then = expired
         deadlines = _unasked("pass_deadlines", sweep.limit)
         deadlines.then = passed
-        return [*self.engine.keeper.renewals(), expire, deadlines, *here]
+        return [*self.engine.keeper.renewals(), expire, deadlines, self.engine.cancelling_below(), *here]
 
     # -- one by one --------------------------------------------------------------------------------------------
 
@@ -460,6 +475,9 @@ class Worker:
             if timer is not None:
                 timer.cancel()
         self.shutdown.set("shutdown")
+        for execution in self.executing:
+            if execution.slot_free and execution.waits_begun is not None and not execution.leaving:
+                execution.hand_back()  # it only waits
         await self._drained(timeout)
         left = self.executing
         for execution in left:

@@ -15,6 +15,7 @@ OperationalEventType: TypeAlias = Literal[
     "run:leased",
     "run:lease-renewed",
     "run:retry",
+    "run:wait",
     "run:progress",
     "step:start",
     "step:complete",

@@ -25,6 +25,10 @@ class Options:
     """Leases lost in a row, without a checkpoint in between, after which a run fails with `WorkerCrashed`."""
     cancel_grace: float = 5.0
     """How long a cancelled job may go on by itself before it is interrupted, or its slot given to another."""
+    warm_for: float = 5.0
+    """A run whose next wait is over sooner than this stays in memory, without a slot; others are suspended."""
+    max_children: int = 1000
+    """Runs that one wait may put below a run."""
     max_input_bytes: int = 1 << 20
     max_output_bytes: int = 1 << 20
     """Of a step, and of a job."""

@@ -83,7 +83,11 @@ class RunRow(NamedTuple):
     parent_id: str | None
     root_id: str | None
     child_index: int | None
-    children_left: int
+    is_finalize: int
+    awaited_as: str | None
+    """The key of the wait of the run above it that it belongs to; None: nobody waits for it there."""
+    tree: int
+    """1: it has waits, or runs below it. 2: it has ended without its output, and what is below is to be cancelled."""
     waiting_for: str | None
     idempotency_key: str | None
     concurrency_key: str | None
@@ -129,6 +133,13 @@ class NewRun(NamedTuple):
     """Microseconds from the database's now until it must have ended."""
     coalesce: Coalesce | None = None
     """Which run of its concurrency key may be the answer instead of a new one. None: a refusal."""
+    parent_id: str | None = None
+    """The run above it. Below others, runs of one concurrency key queue."""
+    root_id: str | None = None
+    child_index: int | None = None
+    is_finalize: int = 0
+    awaited_as: str | None = None
+    """The key of the parent's wait that it belongs to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,5 +152,9 @@ class RunFilter:
     labels: tuple[tuple[str, str], ...] = ()
     limit: int | None = None
     offset: int = 0
+    parent: str | None = None
+    """Only runs directly below this one."""
+    awaited_as: str | None = None
+    """Of those, only the ones of this wait."""
     before: str | None = None
     """Only runs with a smaller id: the last one of the previous page."""

@@ -1,10 +1,10 @@
 """The one table of a run's life: which status may follow which, for which cause, and what that writes.
 
-    pending ──claim──▶ leased ──▶ completed | failed | timed_out | cancelled
+    pending ──claim──▶ leased ──▶ completed | failed | timed_out | finalize_failed | cancelled
        ▲                 │
        │◀─retry, release,┤ expire
        │                 ▼
-       └◀──wake────── waiting ──▶ completed | failed | timed_out | finalize_failed | cancelled
+       └◀──wake────── waiting ──▶ timed_out | cancelled
 
 Two rules give the rest, and are tested over the whole table:
 
@@ -41,8 +41,6 @@ class Cause(StrEnum):
     GIVE_UP = "give_up"  # the same, once too often without progress
     RECALL = "recall"  # leased to a worker that never heard of it (the claim's answer was lost)
     PASS_DEADLINE = "pass_deadline"  # wall time from trigger to end is over
-    CHILDREN_COMPLETE = "children_complete"  # its last child ended, and that was all
-    CHILDREN_FAILED = "children_failed"  # a child did not complete, and there is no finalize
     FINALIZE_FAILED = "finalize_failed"  # its finalize did not complete
 
 
@@ -85,9 +83,7 @@ def _table() -> Mapping[Cause, Transition]:
         Transition(Cause.GIVE_UP, holder, S.FAILED, False, 1, crashes=1, event="run:fail"),
         Transition(Cause.RECALL, holder, S.PENDING, False, 1),
         Transition(Cause.PASS_DEADLINE, S.active(), S.TIMED_OUT, False, 1, event="run:fail"),
-        Transition(Cause.CHILDREN_COMPLETE, waiting, S.COMPLETED, False, 0, event="run:complete"),
-        Transition(Cause.CHILDREN_FAILED, waiting, S.FAILED, False, 0, event="run:fail"),
-        Transition(Cause.FINALIZE_FAILED, waiting, S.FINALIZE_FAILED, False, 0, event="run:fail"),
+        Transition(Cause.FINALIZE_FAILED, holder, S.FINALIZE_FAILED, True, 0, event="run:fail"),
     ]
     return MappingProxyType({row.cause: row for row in rows})
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..basis.ids import Ids
 from ..model.run import NewRun, RunRow
@@ -129,6 +130,24 @@ class Announcing(SeveralWriters):
         self._are_over(tx, [row.id for row in rows])
         return rows
 
+    def _cancel_below(self, tx: Tx, limit: int) -> list[RunRow]:
+        rows = super()._cancel_below(tx, limit)
+        self._are_over(tx, [row.id for row in rows])
+        return rows
+
+    def _wake(self, tx: Tx, run_ids: Sequence[str]) -> list[Any]:
+        woken = super()._wake(tx, run_ids)
+        if "sleepers" not in tx.seen:
+            self._may_be_claimed(tx, woken)
+        return woken
+
+    def _wake_sleepers(self, tx: Tx) -> None:
+        # Who claims knows when they want to be woken, as with delayed runs.
+        tx.seen["sleepers"] = True
+        super()._wake_sleepers(tx)
+        del tx.seen["sleepers"]
+        tx.seen["made due"] = True
+
     def recall(self, tx: Tx, recalls: Sequence[Recall]) -> list[int]:
         counts = super().recall(tx, recalls)
         self._may_be_claimed(tx, any(counts))
@@ -141,7 +160,7 @@ class Announcing(SeveralWriters):
     def _claim(self, tx: Tx, order: ClaimOrder) -> Claimed:
         self._limited = self._limited or bool(order.limits)
         claimed = super()._claim(tx, order)
-        # Of delayed runs that this claim has found due, it may have left some.
+        # Of delayed runs and sleepers that this claim has found due, it may have left some.
         self._may_be_claimed(tx, tx.seen.pop("made due", False) and len(claimed.runs) == order.limit)
         return claimed
 

@@ -30,6 +30,7 @@ from ..basis.errors import ConflictError, StoreUnavailable, ValidationError
 from ..basis.text import shown
 from ..model.run import Disposition, NewRun, RunFilter, RunRow
 from ..model.step import AttemptRow, LogRow, ProgressRow, StepKey, StepRow, Tries
+from ..model.wait import NewSignal, WaitRow
 from ..model.worker import CheckIn, WorkerRow
 from ..rules.lifecycle import Transition
 from .watch import Watch
@@ -38,6 +39,9 @@ Dialect: TypeAlias = Literal["sqlite", "postgres", "mysql"]
 
 LEASES_REMEMBERED = 10
 """A worker that was not seen for so many of its leases is forgotten."""
+
+SIGNALS_UNREAD = 1000
+"""So many signals may wait in one run."""
 
 STEP_PAGE = 100
 """Saved steps are loaded a hundred positions at a time, so that a run with 10,000 of them resumes in bounded memory."""
@@ -71,6 +75,52 @@ class StepSave(NamedTuple):
     owner: str
     step: StepRow
     moved_on: bool = False
+    ends_wait: bool = False
+    """It is what the wait of its key was for: that is dropped."""
+
+
+class WaitSave(NamedTuple):
+    """Something that a run waits for, by the holder of its lease, and the runs below it that it waits for.
+
+    `wait.until` is a fixed time; otherwise it is the database's now plus `delay`, where one is given.
+    """
+
+    owner: str
+    generation: int
+    wait: WaitRow
+    delay: int | None = None
+    children: tuple[NewRun, ...] = ()
+
+
+class Take(NamedTuple):
+    """Take the oldest signal of this name for a wait, by the holder of the lease.
+
+    Saved as `step`, with the signal's value as its output. If there is none and the time of the wait is over, `late` is
+    saved.
+    """
+
+    owner: str
+    signal: str
+    step: StepRow
+    late: StepRow | None = None
+    moved_on: bool = False
+
+
+class Taken(NamedTuple):
+    """What a wait for a signal came to: its value; "late"; "nothing", so wait on; or "lost", like the lease."""
+
+    status: Literal["taken", "late", "nothing", "lost"]
+    output: str | None = None
+
+
+class Sent(NamedTuple):
+    """What became of a signal.
+
+    "again": one with its key was there. "full", "ended", "gone": it was not written, because its run is so.
+    """
+
+    status: Literal["sent", "again", "full", "ended", "gone"]
+    run_status: str | None = None
 
 
 class AttemptSave(NamedTuple):
@@ -160,7 +210,9 @@ class Ending(NamedTuple):
     delay: int = 0
     """Microseconds until it may be claimed again, where the transition leads back to pending."""
     keyed: bool = True
-    """False: the run has no concurrency key, so nobody need look whether it has."""
+    """False: the run has no concurrency key, and no run above it, so nobody need look whether it has."""
+    waiting_for: str | None = None
+    """Where the transition leads to waiting."""
 
 
 class Ended(NamedTuple):
@@ -169,7 +221,9 @@ class Ended(NamedTuple):
     accepted: bool
     at: int
     status: str | None
-    """What the run is now; None if it is gone."""
+    """What the run is now; None if it is gone. A run that wanted to wait may be pending at once."""
+    leaves: bool = False
+    """There may be runs below it that are to be cancelled."""
 
 
 class Cancelled(NamedTuple):
@@ -468,6 +522,17 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def save_waits(self, tx: Tx, saves: Sequence[WaitSave]) -> list[WaitRow | None]:
+        """Write down what runs wait for, with the runs below them; None where the lease was lost.
+
+        A wait that is there stays as it is.
+        """
+
+    @abstractmethod
+    def take_signals(self, tx: Tx, takes: Sequence[Take]) -> list[Taken]:
+        """Give signals to waits, and save both together: a signal is taken once. Several of one run in their order."""
+
+    @abstractmethod
     def finish(self, tx: Tx, endings: Sequence[Ending]) -> list[Ended]:
         """Write how lease holders let go of their runs."""
 
@@ -476,6 +541,14 @@ class Store(ABC):
     @abstractmethod
     def cancel(self, tx: Tx, run_ids: Sequence[str]) -> list[Cancelled]:
         """Cancel runs that have not ended."""
+
+    @abstractmethod
+    def cancel_below(self, tx: Tx, limits: Sequence[int]) -> list[list[RunRow]]:
+        """Cancel what is left below runs that have ended without their output, at most `limit` of them, from above."""
+
+    @abstractmethod
+    def send_signals(self, tx: Tx, signals: Sequence[NewSignal]) -> list[Sent]:
+        """Write signals to runs that have not ended, and wake those that wait for them."""
 
     @abstractmethod
     def delete(self, tx: Tx, run_ids: Sequence[str]) -> list[Deleted]:
@@ -569,6 +642,14 @@ class Store(ABC):
     @abstractmethod
     def find_steps(self, connection: Any, run_id: str, *, first: int = 0, until: int | None = None) -> list[StepRow]:
         """Saved steps with first <= position < until, in order of position."""
+
+    @abstractmethod
+    def next_due_at(self, connection: Any) -> int | None:
+        """When the first run that is delayed or sleeps wants to go on; None if none does by itself."""
+
+    @abstractmethod
+    def find_waits(self, connection: Any, run_id: str) -> list[WaitRow]:
+        """What a run waits for, the oldest first."""
 
     @abstractmethod
     def find_attempts(self, connection: Any, run_id: str) -> list[AttemptRow]:

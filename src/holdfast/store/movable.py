@@ -66,7 +66,7 @@ TABLES = (
         "id",
         "job_name status queue priority run_at due turn generation attempt crashes lease_owner lease_expires_at "
         "created_at updated_at started_at completed_at timeout retry deadline_at parent_id root_id child_index "
-        "is_finalize children_left waiting_for tree_cancelled idempotency_key concurrency_key tenant labels codec "
+        "is_finalize awaited_as tree waiting_for idempotency_key concurrency_key tenant labels codec "
         "trace input output error error_type outputs_kept",
     ),
     _table("labels", "key value run_id", ""),
@@ -82,7 +82,7 @@ TABLES = (
         "position generation started_at ended_at error",
     ),
     _table("logs", "id", "run_id generation step_name level message data created_at"),
-    _table("waits", "run_id key", "kind until signal_name child_id created_at"),
+    _table("waits", "run_id key", "kind until signal created_at"),
     _table("signals", "id", "run_id name key value created_at consumed_by"),
 )
 

@@ -35,6 +35,9 @@ LONGEST_ID = 64
 #: More are looked at than are taken, so that those which somebody holds locked do not stand before the others.
 _LOOKED_AT = 4
 
+#: Runs that have ended, below which one look finds nothing left.
+_SETTLED_AT_ONCE = 10_000
+
 
 class MysqlStore(SeveralWriters, MysqlServer, MysqlMovable):
     """The store of `mysql://user:password@host/database`.
@@ -63,6 +66,11 @@ class MysqlStore(SeveralWriters, MysqlServer, MysqlMovable):
             "promote": self._say_promote,
             "expire": self._say_expired,
             "pass_deadlines": self._say_late,
+            "wake": self._say_wake,
+            "sleepers_due": self._say_sleepers_due,
+            "take_signals": self._say_take_signals,
+            "cancel_below": self._say_cancel_below,
+            "settle_trees": self._say_settle_trees,
             "forget_workers": self._say_forget_workers,
             "renew_leases": self._told("renew_leases"),
             "finish": self._told("finish"),
@@ -153,12 +161,51 @@ class MysqlStore(SeveralWriters, MysqlServer, MysqlMovable):
         return self._take_from_holders(link, "pass_deadlines", "late", limit, now)
 
     def _take_from_holders(self, link: Link, verb: str, what: str, limit: int, now: int, *more: int) -> list[Any]:
-        ids = self._lockable(link, self._find(link, f"look_for_{what}", now, limit * _LOOKED_AT))
+        found = self._find(link, f"look_for_{what}", now, limit * _LOOKED_AT)
+        ids = self._lockable(link, [row[:2] for row in found])
+        # Their end may wake the run above, which whoever ends the others below it holds, too.
+        above = {run_id: (parent, key) for run_id, _, parent, key in found if parent is not None}
+        if above:
+            free = set(self._lock_free(link, self._lockable(link, [*set(above.values())])))
+            ids = [run_id for run_id in ids if run_id not in above or above[run_id][0] in free]
         mine = [run_id for (run_id,) in self._found(link, f"lock_{what}", ids, now, limit)] if ids else []
         if not mine:
             return []
         self._change(link, verb, mine, now, *more)
         return self._found(link, "runs", mine)
+
+    def _lock_free(self, link: Link, ids: Sequence[str]) -> list[str]:
+        """Those of these runs that nobody else has locked; it is now."""
+        return [run_id for (run_id,) in self._found(link, "lock_free_runs", sorted(ids))] if ids else []
+
+    def _say_wake(self, link: Link, ids: Sequence[str], now: int) -> list[Any]:
+        woken = self._found(link, "told_wake", ids, now)
+        if woken:
+            self._change(link, "wake", [run_id for run_id, _ in woken], now)
+        return woken
+
+    def _say_sleepers_due(self, link: Link, now: int, limit: int) -> list[Any]:
+        # A run may have several waits.
+        found = dict.fromkeys(self._find(link, "look_for_sleepers", now, limit))
+        return [(run_id,) for run_id in self._lock_free(link, self._lockable(link, [*found]))]
+
+    def _say_take_signals(self, link: Link, takes: Sequence[Any]) -> int:
+        oldest = self._found(link, "oldest_signals", takes)
+        return self._change(link, "take_signals", oldest) if oldest else 0
+
+    def _say_cancel_below(self, link: Link, now: int, limit: int) -> list[Any]:
+        ids = self._lockable(link, self._find(link, "look_below", limit * _LOOKED_AT))
+        mine = [run_id for (run_id,) in self._found(link, "lock_below", ids, limit)] if ids else []
+        if not mine:
+            return []
+        self._change(link, "cancel_below", mine, now)
+        return self._found(link, "runs", mine)
+
+    def _say_settle_trees(self, link: Link) -> list[Any]:
+        mine = self._lock_free(link, [run_id for (run_id,) in self._find(link, "look_for_settled", _SETTLED_AT_ONCE)])
+        if mine:
+            self._change(link, "settle_trees", mine)
+        return []
 
     def _say_forget_workers(self, link: Link, now: int, leases: int, limit: int) -> list[Any]:
         old = self._find(link, "old_workers", now, leases, limit)
@@ -182,14 +229,14 @@ class MysqlStore(SeveralWriters, MysqlServer, MysqlMovable):
         return super().trigger(tx, runs)
 
     def _insert(self, tx: Tx, rows: Sequence[Any]) -> list[Any]:
-        lined = [row for row in rows if row[7] is not None]
+        lined = [row for row in rows if _line(row) is not None]
         if not lined:
             return super()._insert(tx, rows)
         taken = {_line(lined[at]) for (at,) in self._found(tx.connection, "taken_lines", lined)}
         if len({_line(row) for row in lined}) < len(lined):
             rows = self._first_of_lines(tx, rows, taken)
         else:
-            rows = [row for row in rows if row[7] is None or _line(row) not in taken]
+            rows = [row for row in rows if _line(row) not in taken]
         return super()._insert(tx, rows) if rows else []
 
     def _first_of_lines(self, tx: Tx, rows: Sequence[Any], taken: set[Any]) -> list[Any]:
@@ -204,10 +251,11 @@ class MysqlStore(SeveralWriters, MysqlServer, MysqlMovable):
         chosen = []
         for row in rows:
             key, line = _idempotency(row), _line(row)
-            if row[0] in there or (row[6] is not None and key not in free) or (row[7] is not None and line in taken):
+            if row[0] in there or (row[6] is not None and key not in free) or line in taken:
                 continue
             free.discard(key)
-            taken.add(line)
+            if line is not None:
+                taken.add(line)
             chosen.append(row)
         return chosen
 
@@ -282,8 +330,9 @@ class MysqlStore(SeveralWriters, MysqlServer, MysqlMovable):
         return None
 
 
-def _line(row: Sequence[Any]) -> tuple[str, str]:
-    return row[1], row[7]
+def _line(row: Sequence[Any]) -> tuple[str, str] | None:
+    """In which of those that were never claimed only the first counts. Runs below others queue."""
+    return (row[1], row[7]) if row[7] is not None and row[16] is None else None
 
 
 def _idempotency(row: Sequence[Any]) -> tuple[str, str, str]:

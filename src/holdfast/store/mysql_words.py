@@ -36,6 +36,17 @@ _STEPS = f"""json_table($1, '$[*]' columns (
   fingerprint {_TEXT} path '$[8]', output {_TEXT} path '$[9]', error {_TEXT} path '$[10]',
   started_at bigint path '$[11]', completed_at bigint path '$[12]', number bigint path '$[13]')) as e"""
 
+_WAITS = f"""json_table($1, '$[*]' columns (
+  at for ordinality, owner {_TEXT} path '$[0]', id {_TEXT} path '$[1]', generation bigint path '$[2]',
+  name {_TEXT} path '$[3]', kind {_TEXT} path '$[4]', until bigint path '$[5]', delay bigint path '$[6]',
+  `signal` {_TEXT} path '$[7]')) as e"""
+_SIGNALS = f"""json_table($1, '$[*]' columns (
+  at for ordinality, id {_TEXT} path '$[0]', run_id {_TEXT} path '$[1]', name {_TEXT} path '$[2]',
+  value {_TEXT} path '$[3]', `key` {_TEXT} path '$[4]')) as e"""
+_TAKES = f"""json_table($1, '$[*]' columns (
+  at for ordinality, owner {_TEXT} path '$[0]', id {_TEXT} path '$[1]', generation bigint path '$[2]',
+  name {_TEXT} path '$[3]', `signal` {_TEXT} path '$[4]')) as e"""
+
 #: Values are `$1` and so on, as in PostgreSQL: a statement may say one twice.
 _VALUE = re.compile(r"\$(\d+)")
 
@@ -90,7 +101,7 @@ class _Statements(dict[str, Parts]):
             raise LookupError(f"no statement is called {name}")
         texts = queries.load(
             "mysql", text=_TEXT, ids=_IDS, runs=f"{_IDS} {_RUN}", held=_HELD, leases=_LEASES, steps=_STEPS,
-            columns=COLUMNS, now=NOW,
+            waits=_WAITS, signals=_SIGNALS, takes=_TAKES, columns=COLUMNS, now=NOW,
         )  # fmt: skip
         self.update((name, split(text)) for name, text in texts.items())
         return self[name]

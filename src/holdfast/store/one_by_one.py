@@ -22,6 +22,7 @@ from pydantic_core import from_json
 
 from ..model.run import NewRun, RunFilter, RunRow, RunStatus
 from ..model.step import AttemptRow, LogRow, StepKey, StepRow, Tries
+from ..model.wait import WaitRow
 from ..model.worker import CheckIn, HeldRow, WorkerRow
 from ..rules.lifecycle import TABLE, Cause, after_expiry
 from .base import (
@@ -41,12 +42,12 @@ from .base import (
     Recall,
     Renewal,
     StepSave,
-    Store,
     Sweep,
     Triggered,
     Tx,
     conflict_in,
 )
+from .below_one_by_one import BelowOneByOne, SignalRow
 
 
 @dataclass(slots=True)
@@ -63,13 +64,15 @@ class Tables:
     dropped: MutableMapping[str, bool] = field(default_factory=dict)
     """Runs whose step outputs are gone."""
     workers: MutableMapping[str, WorkerRow] = field(default_factory=dict)
+    waits: MutableMapping[tuple[str, str], WaitRow] = field(default_factory=dict)
+    signals: MutableMapping[str, SignalRow] = field(default_factory=dict)
 
     def copy(self) -> Tables:
         """The same rows, to be changed apart."""
         return Tables(*(dict(getattr(self, name)) for name in self.__dataclass_fields__))
 
 
-class OneByOne(Store):
+class OneByOne(BelowOneByOne):
     """A store by its rows. A subclass says how to connect and to commit, and where the tables are."""
 
     @abstractmethod
@@ -142,6 +145,7 @@ class OneByOne(Store):
             return False
         if save.moved_on:
             self._put(tx, run._replace(crashes=0))
+        self._drop_wait(tx, save)
         return True
 
     def finish(self, tx: Tx, endings: Sequence[Ending]) -> list[Ended]:
@@ -155,13 +159,18 @@ class OneByOne(Store):
             if not ending.transition.ends and error is None:
                 error, error_type = run.error, run.error_type  # that of the last attempt stays
             self._let_go(
-                tx, run, wanted, output=ending.output, error=error, error_type=error_type, attempt=attempt, **later
-            )
-            return Ended(True, tx.now, wanted)
+                tx, run, wanted, output=ending.output, error=error, error_type=error_type, attempt=attempt,
+                waiting_for=ending.waiting_for, **later,
+            )  # fmt: skip
+            # What it waits for may have come before it did.
+            self._wake(tx, [run.id])
+            now = self.tables(tx.connection).runs[run.id]
+            return Ended(True, tx.now, now.status, now.tree > 1)
         run = self.tables(tx.connection).runs.get(ending.lease.run_id)
         # Nobody but the holder leaves the generation as it was.
-        before = run and (run.generation, run.status, run.lease_owner) == (ending.lease.generation, wanted, None)
-        return Ended(bool(before), tx.now, run.status if run else None)
+        reached = (wanted, "pending") if wanted == "waiting" else (wanted,)
+        before = run is not None and run.generation == ending.lease.generation and run.status in reached
+        return Ended(before, tx.now, run.status if run else None, before and ending.transition.ends)
 
     def _let_go(self, tx: Tx, run: RunRow, status: str, **changes: Any) -> RunRow:
         ends = RunStatus(status).is_terminal
@@ -169,12 +178,17 @@ class OneByOne(Store):
             holders = self.tables(tx.connection).holders
             if holders.get(run.concurrency_key) == run.id:
                 del holders[run.concurrency_key]
-        return self._put(
+        if ends and run.tree:
+            changes["tree"] = 1 if status == RunStatus.COMPLETED else 2
+        row = self._put(
             tx, run._replace(
                 status=status, lease_owner=None, lease_expires_at=None, updated_at=tx.now,
                 completed_at=tx.now if ends else None, **changes,
             ),
         )  # fmt: skip
+        if ends:
+            self._ended(tx, row)
+        return row
 
     def _put(self, tx: Tx, run: RunRow) -> RunRow:
         self.tables(tx.connection).runs[run.id] = run
@@ -207,6 +221,10 @@ class OneByOne(Store):
                 del tables.attempts[attempt]
             for number in [number for number, line in tables.logs.items() if line.run_id == gone]:
                 del tables.logs[number]
+            for wait in [key for key in tables.waits if key[0] == gone]:
+                del tables.waits[wait]
+            for signal in [key for key, row in tables.signals.items() if row.run_id == gone]:
+                del tables.signals[signal]
             tables.progress.pop(gone, None)
             tables.dropped.pop(gone, None)
             tables.runs.pop(gone, None)
@@ -257,7 +275,8 @@ class OneByOne(Store):
         of_key = [
             run for run in of_job if new.concurrency_key is not None and run.concurrency_key == new.concurrency_key
         ]
-        first = next((run for run in of_key if run.status == RunStatus.PENDING and run.generation == 0), None)
+        in_line = [run for run in of_key if run.status == RunStatus.PENDING and run.generation == 0]
+        first = next((run for run in in_line if run.parent_id is None and new.parent_id is None), None)
         if first is not None:
             return Triggered(first, "coalesced" if new.coalesce else "conflict")
         active = [run for run in of_key if run.completed_at is None]
@@ -268,7 +287,7 @@ class OneByOne(Store):
             **{name: getattr(new, name) for name in RunRow._fields if name in NewRun._fields},
             "deadline_at": None if new.deadline is None else tx.now + new.deadline,
             "status": str(RunStatus.PENDING), "run_at": run_at, "created_at": tx.now, "updated_at": tx.now,
-            "generation": 0, "attempt": 0, "crashes": 0, "children_left": 0,
+            "generation": 0, "attempt": 0, "crashes": 0, "tree": 0,
             "completed_step_count": 0, "current_step_index": 0,
         }  # fmt: skip
         return Triggered(self._put(tx, RunRow(**fresh)), "created")
@@ -344,8 +363,12 @@ class OneByOne(Store):
         if tx.replay and order.known is not None:
             self._recall(tx, order.owner, order.known)
         tables = self.tables(tx.connection)
+        wake = self._wake_sleepers(tx)
         got: list[RunRow] = []
         while len(got) < order.limit and (run := next(self._claimable(tables, order, tx.now), None)) is not None:
+            if self._is_doomed(tables, run):
+                self._cancel_doomed(tx, run)
+                continue
             if run.concurrency_key is not None:
                 tables.holders[run.concurrency_key] = run.id
             leased = run._replace(
@@ -361,7 +384,7 @@ class OneByOne(Store):
             if all
         }
         later = [run.run_at for run in tables.runs.values() if run.status == RunStatus.PENDING and run.run_at > tx.now]
-        return Claimed(got, pages, min(later, default=None))
+        return Claimed(got, pages, min([*later, *([] if wake is None else [wake])], default=None))
 
     def _claimable(self, tables: Tables, order: ClaimOrder, now: int) -> Iterator[RunRow]:
         """What this order may get, the first in claim order first."""
@@ -415,6 +438,8 @@ class OneByOne(Store):
                 and (not filter.jobs or run.job_name in filter.jobs)
                 and (not filter.statuses or run.status in filter.statuses)
                 and (not filter.labels or set(filter.labels) <= set(run.label_map.items()))
+                and (filter.parent is None or run.parent_id == filter.parent)
+                and (filter.awaited_as is None or run.awaited_as == filter.awaited_as)
                 and (filter.before is None or run.id < filter.before)
             ),
             key=lambda run: run.id,
@@ -458,7 +483,11 @@ class OneByOne(Store):
         return sorted(rows, key=lambda row: row.id)[:limit]
 
     def has_claimable(self, connection: Any, order: ClaimOrder) -> bool:
-        return next(self._claimable(self.tables(connection), order, self.now()), None) is not None
+        tables, now = self.tables(connection), self.now()
+        return next(self._claimable(tables, order, now), None) is not None or any(
+            wait.until is not None and wait.until <= now and tables.runs[wait.run_id].status == RunStatus.WAITING
+            for wait in tables.waits.values()
+        )
 
     def lost_leases(self, connection: Any, leases: Sequence[Lease]) -> dict[Lease, str]:
         runs = self.tables(connection).runs

@@ -54,6 +54,8 @@ def listing(filter: RunFilter, rows: Callable[[Sequence[Any]], str]) -> tuple[st
         text += f""" and exists (
           select 1 from holdfast_labels
           where key = {_is(values, key)} and value = {_is(values, value)} and run_id = r.id)"""
+    if filter.parent is not None:
+        text += f" and r.parent_id = {_is(values, filter.parent)}"
     if filter.before is not None:
         text += f" and {walked} < {_is(values, filter.before)}"
     text += f" order by {walked} desc limit {_is(values, filter.limit)} offset {_is(values, filter.offset)}"

@@ -54,14 +54,40 @@ where case when (select count(*) from c) < $2 then
   exists (select 1 from p where concurrency_key is not null and concurrency_key not in (select key from k))
   or exists (
     select 1 from job
-    join holdfast_runs as r
-      on r.status = 'pending' and r.due = 1 and r.turn <> 1 and r.crashes >= 0
-      and r.queue = job.queue and r.job_name = job.name
-    where job.room is null and r.id <> all (array(select id from p))
-      and (r.concurrency_key is null or {_FIRST_OF_KEY.format(run="r", wanted="$1")}))
+    cross join lateral (
+      select 1 from holdfast_runs as r
+      where r.status = 'pending' and r.due = 1 and r.turn <> 1 and r.crashes >= 0
+        and r.queue = job.queue and r.job_name = job.name and r.id <> all (array(select id from p))
+        and (r.concurrency_key is null or {_FIRST_OF_KEY.format(run="r", wanted="$1")})
+      limit 1) as r
+    where job.room is null)
   end"""
 
+#: Of runs that may end (`c`): those above them, and the keys of both, as far as they can be locked now.
+_THOSE_ABOVE = """p as materialized (
+  select c.id, p.id as above, p.concurrency_key
+  from c
+  cross join lateral (select * from holdfast_runs where id = c.parent_id and completed_at is null offset 0) as p),
+k as materialized (
+  select key from holdfast_keys
+  where kind = 'key'
+    and key = any (array(select concurrency_key from c union all select concurrency_key from p))
+  order by key for update skip locked),
+a as materialized (
+  select id from holdfast_runs where id = any (array(select above from p)) order by id for no key update skip locked)"""
+
+#: And of these runs those with which nothing is missing.
+_LOCKABLE = """
+    select id from c
+    where (concurrency_key is null or concurrency_key in (select key from k))
+      and id not in (
+        select id from p
+        where above not in (select id from a)
+          or (concurrency_key is not null and concurrency_key not in (select key from k)))"""
+
 _PARTS = {
+    "those_above": _THOSE_ABOVE,
+    "lockable": _LOCKABLE,
     "lease_first": _LEASE_FIRST,
     "first_of_key": _FIRST_OF_KEY.format(run="r", wanted="$1"),
     "first_of_key_again": _FIRST_OF_KEY.format(run="c", wanted="$2"),

@@ -19,7 +19,6 @@ from itertools import accumulate, pairwise
 from types import MappingProxyType
 from typing import Any, Literal
 
-from ..basis.clock import Clock
 from ..model.run import Disposition, NewRun, RunFilter, RunRow
 from ..model.step import AttemptRow, LogRow, StepKey, StepRow, Tries
 from ..model.worker import CheckIn, HeldRow, WorkerRow
@@ -43,17 +42,22 @@ from .base import (
     Renewal,
     StepMark,
     StepSave,
-    Store,
     Sweep,
     Triggered,
     Tx,
     conflict_in,
 )
+from .below import Below
 
 #: The columns of a run that are stored in its row, in the order of `RunRow`.
 STORED = RunRow._fields[:-3]
 COLUMNS = ", ".join(f"r.{name}" for name in STORED)
 BARE_COLUMNS = ", ".join(STORED)
+
+#: Statuses that are no end.
+_GO_ON = frozenset({"pending", "leased", "waiting"})
+#: Of a tree: what is below is to be cancelled.
+_LEAVES = 2
 
 #: In the order of `find_triggered`: the run itself, who has its idempotency key.
 _DISPOSITIONS: tuple[Literal["created", "idempotent"], ...] = ("created", "idempotent")
@@ -69,30 +73,11 @@ BATCH_BYTES = 8 << 20
 _PARTS = ("labels", "progress", "steps", "step_attempts", "logs", "waits", "signals", "runs")
 
 
-class Relational(Store):
+class Relational(Below):
     """The verbs. A dialect says how to say a statement, how runs are listed, and what is old."""
 
-    clock: Clock
     _driver_error: type[Exception]
     """What the driver raises."""
-
-    # -- how to say it -----------------------------------------------------------------------------------------
-
-    @abstractmethod
-    def _ask(self, connection: Any, name: str, rows: Sequence[Any], *values: Any) -> list[Any]:
-        """What the statement of this name gives for these rows (tuples, or single values) and values, as tuples."""
-
-    @abstractmethod
-    def _do(self, connection: Any, name: str, rows: Sequence[Any], *values: Any) -> int:
-        """The same for one that gives nothing: how many rows it changed."""
-
-    @abstractmethod
-    def _find(self, connection: Any, name: str, *values: Any) -> list[Any]:
-        """What a statement gives that takes no rows."""
-
-    def _read_now(self) -> int | None:
-        """The time by which a read judges; None: the statement knows it."""
-        return self.clock.now()
 
     # -- writes: fenced ----------------------------------------------------------------------------------------
 
@@ -151,6 +136,7 @@ class Relational(Store):
         moved_on = [save.step.run_id for save, kept in zip(saves, answers, strict=True) if save.moved_on and kept]
         if moved_on:
             self._do(tx.connection, "move_on", moved_on)
+        self._drop_waits(tx, [save for save, kept in zip(saves, answers, strict=True) if kept])
         return answers
 
     def finish(self, tx: Tx, endings: Sequence[Ending]) -> list[Ended]:
@@ -167,12 +153,16 @@ class Relational(Store):
                 e.error_type,
                 e.transition.attempt,
                 e.delay,
+                e.waiting_for,
             )
             for e in first.values()
         ]
         written = self._ask(tx.connection, "finish", rows, tx.now)
-        ended = {row[:2] for row in written}
+        ended = {row[:2]: row[5] for row in written}
         self._pass_on(tx, [row[2] for row in written])
+        self._after_ends(tx, [(row[0], row[4], row[5]) for row in written if row[3] not in _GO_ON])
+        # What they wait for may have come before they did.
+        woken = {row[0] for row in self._wake(tx, [row[0] for row in written if row[3] == "waiting"])}
         counted = [first[e.lease] is e and e.lease[:2] in ended for e in endings]
         states: dict[str, tuple[int, str, str | None]] = {}
         if not all(counted):
@@ -183,13 +173,14 @@ class Relational(Store):
         for e, done in zip(endings, counted, strict=True):
             wanted = str(e.transition.target)
             if done:
-                answers.append(Ended(True, tx.now, wanted))
+                status = "pending" if e.lease.run_id in woken else wanted
+                answers.append(Ended(True, tx.now, status, ended[e.lease[:2]] == _LEAVES))
             else:
                 # Nobody but the holder leaves the generation as it was: the ending was written before, and its
                 # answer lost.
                 state = states.get(e.lease.run_id)
-                before = state == (e.lease.generation, wanted, None)
-                answers.append(Ended(before, tx.now, state and state[1]))
+                before = state is not None and state[0] == e.lease.generation and state[1] in _reached(wanted)
+                answers.append(Ended(before, tx.now, state and state[1], before and e.transition.ends))
         return answers
 
     # -- writes: guarded ---------------------------------------------------------------------------------------
@@ -202,6 +193,7 @@ class Relational(Store):
         written = self._ask(tx.connection, "cancel", ids, tx.now)
         cancelled = {row[0] for row in written}
         self._pass_on(tx, [row[1] for row in written])
+        self._after_ends(tx, [(row[0], row[2], row[3]) for row in written])
         rows = {row.id: row for row in self.find_runs(tx.connection, RunFilter(ids=tuple(ids)))}
         if tx.replay:
             cancelled.update(run_id for run_id in ids if before.get(run_id) == "cancelled")
@@ -238,6 +230,7 @@ class Relational(Store):
                 now + run.delay if run.run_at is None else run.run_at,
                 run.idempotency_key, run.concurrency_key, run.labels, run.tenant, run.codec, run.trace, run.coalesce,
                 run.timeout, run.retry, run.deadline and now + run.deadline,
+                run.parent_id, run.root_id, run.child_index, run.is_finalize, run.awaited_as,
             )
             for run in runs
         ]  # fmt: skip
@@ -325,6 +318,7 @@ class Relational(Store):
         found = self._find(tx.connection, "expire", tx.now, sweep.max_crashes, sweep.limit)
         rows = [RunRow(*row) for row in found]
         self._pass_on(tx, [row.concurrency_key for row in rows if row.completed_at is not None])
+        self._rows_ended(tx, rows)
         return rows
 
     def pass_deadlines(self, tx: Tx, limits: Sequence[int]) -> list[list[RunRow]]:
@@ -333,6 +327,7 @@ class Relational(Store):
     def _pass_deadlines(self, tx: Tx, limit: int) -> list[RunRow]:
         rows = [RunRow(*row) for row in self._find(tx.connection, "pass_deadlines", tx.now, limit)]
         self._pass_on(tx, [row.concurrency_key for row in rows])
+        self._rows_ended(tx, rows)
         return rows
 
     def recall(self, tx: Tx, recalls: Sequence[Recall]) -> list[int]:
@@ -349,10 +344,17 @@ class Relational(Store):
         if due is not None and due <= tx.now:
             self._make_due(tx)
             due = self._next_due(connection)
+        wake = self._next_wake(connection)
+        if wake is not None and wake <= tx.now:
+            self._wake_sleepers(tx)
+            wake = self._next_wake(connection)
+        due = min((at for at in (due, wake) if at is not None), default=None)
         runs: list[RunRow] = []
         again = True
         while again:
             again = self._lease(tx, order, runs)
+        if doomed := self._doomed(tx, runs):
+            runs = [run for run in runs if run.id not in doomed]
         # RETURNING gives rows in any order.
         runs.sort(key=lambda run: (-run.priority, run.run_at, run.id))
         resumed = [run.id for run in runs if run.generation > 1]
@@ -473,6 +475,11 @@ class Relational(Store):
         """Ids of runs that may be forgotten, the oldest end first, each with how much there is of it."""
 
 
+def _reached(wanted: str) -> tuple[str, ...]:
+    """What a run that its holder has put there may be by now, under the same generation."""
+    return ("waiting", "pending") if wanted == "waiting" else (wanted,)
+
+
 def _parts(runs: Sequence[NewRun]) -> Iterator[Sequence[NewRun]]:
     """A batch as a few statements: what a statement gets as one text is bounded, for memory and by SQLite."""
     begin = size = 0
@@ -500,6 +507,7 @@ def _fresh(run: NewRun, run_at: int, now: int) -> RunRow:
     return RunRow(
         run.id, run.job_name, "pending", run.queue, run.priority, run_at, 0, 0, 0, None, None, now, now, None, None,
         run.timeout, run.retry, run.deadline and now + run.deadline,
-        None, None, None, 0, None, run.idempotency_key, run.concurrency_key, run.tenant, run.labels, run.codec,
+        run.parent_id, run.root_id, run.child_index, run.is_finalize, run.awaited_as, 0, None,
+        run.idempotency_key, run.concurrency_key, run.tenant, run.labels, run.codec,
         run.trace, run.input, None, None, None,
     )  # fmt: skip

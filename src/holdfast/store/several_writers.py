@@ -4,10 +4,14 @@ Three kinds of things are waited for, always in this order, and within each kind
 
 1. the rows of concurrency keys in `holdfast_keys`, of whatever may change who is next of them;
 2. the rows of runs: a lease holder's writes count only while its run is held, so that nobody can take the run over and
-   read its steps before what the holder is writing is there;
+   read its steps before what the holder is writing is there. With a run that may end goes the one above it, and with a
+   signal the run that it is for: whoever holds the row of a waiting run asks what it still lacks, so of two last ends
+   below it, in two transactions, the second sees the first;
 3. idempotency keys, by the insertion of runs.
 
-What looks for runs by itself (expiry, deadlines, claims) waits for nothing: what is locked is somebody else's for now.
+What looks for runs by itself (expiry, deadlines, claims, what is left below an end, sleepers whose time has come) waits
+for nothing: what is locked is somebody else's for now. The exception is a claim that meets runs of a cancelled tree: it
+ends them as `cancel` does. Should that close a circle, the database undoes one of the two, and it is played again.
 Whoever holds the row of a run that stands in the line of a key holds that key too, but for claims, which come last and
 wait for nothing. So `bring_forward` and `hold_back`, which change other runs of a key, never close a circle.
 """
@@ -19,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ..model.run import NewRun
+from ..model.wait import NewSignal, WaitRow
 from .base import (
     AttemptSave,
     Cancelled,
@@ -30,9 +35,13 @@ from .base import (
     LogSave,
     ProgressSave,
     Renewal,
+    Sent,
     StepSave,
+    Take,
+    Taken,
     Triggered,
     Tx,
+    WaitSave,
 )
 from .relational import PROMOTED_AT_ONCE, Relational
 
@@ -49,7 +58,10 @@ class Needs:
 
     runs: set[str] = field(default_factory=set)
     ending: set[str] = field(default_factory=set)
-    """Runs that may give up their concurrency key, or their place in its line. Which key has to be looked up."""
+    """Runs that may give up their concurrency key, or their place in its line, and that those above may wait for. Which
+    these are has to be looked up."""
+    waking: set[str] = field(default_factory=set)
+    """Runs that may be woken: they go back into the line of their key."""
     trees: set[str] = field(default_factory=set)
     """Runs that are touched with all below them."""
     keys: set[str] = field(default_factory=set)
@@ -69,6 +81,14 @@ class Needs:
                 needs.runs.update([save.line.run_id for save in rows])
             elif verb == "save_progress":
                 needs.runs.update([save.row.run_id for save in rows])
+            elif verb == "save_waits":
+                needs.runs.update([save.wait.run_id for save in rows])
+                children = [child for save in rows for child in save.children]
+                needs.keys.update([child.concurrency_key for child in children if child.concurrency_key is not None])
+            elif verb == "take_signals":
+                needs.runs.update([take.step.run_id for take in rows])
+            elif verb == "send_signals":
+                needs.waking.update([signal.run_id for signal in rows])
             elif verb == "renew_leases":
                 needs.runs.update([renewal.lease.run_id for renewal in rows])
             elif verb == "finish":
@@ -109,9 +129,14 @@ class SeveralWriters(Relational):
         connection = tx.connection
         if jobs := needs.jobs - self._jobs_made:
             self._do(connection, "make_keys", sorted(jobs), "job")
-        keys, runs = needs.keys, needs.runs | needs.ending
-        if needs.ending:
-            keys = keys.union([key for (key,) in self._ask(connection, "keys_of", sorted(needs.ending))])
+        keys, runs = set(needs.keys), needs.runs | needs.ending | needs.waking
+        if needs.ending or needs.waking:
+            # Neither its key nor what is above it ever changes.
+            found = self._ask(connection, "keys_of", sorted(needs.ending | needs.waking))
+            keys.update([key for _, key, _, _ in found if key is not None])
+            above = [row[2:] for row in found if row[2] is not None and row[0] in needs.ending]
+            runs.update([run_id for run_id, _ in above])
+            keys.update([key for _, key in above if key is not None])
         if needs.trees:
             runs.update([run_id for (run_id,) in self._ask(connection, "family", sorted(needs.trees))])
         self._hold(tx, keys)
@@ -166,6 +191,18 @@ class SeveralWriters(Relational):
         self._ensure(tx, "save_steps", saves)
         return super().save_steps(tx, saves)
 
+    def save_waits(self, tx: Tx, saves: Sequence[WaitSave]) -> list[WaitRow | None]:
+        self._ensure(tx, "save_waits", saves)
+        return super().save_waits(tx, saves)
+
+    def take_signals(self, tx: Tx, takes: Sequence[Take]) -> list[Taken]:
+        self._ensure(tx, "take_signals", takes)
+        return super().take_signals(tx, takes)
+
+    def send_signals(self, tx: Tx, signals: Sequence[NewSignal]) -> list[Sent]:
+        self._ensure(tx, "send_signals", signals)
+        return super().send_signals(tx, signals)
+
     def finish(self, tx: Tx, endings: Sequence[Ending]) -> list[Ended]:
         self._ensure(tx, "finish", endings)
         return super().finish(tx, endings)
@@ -201,7 +238,7 @@ class SeveralWriters(Relational):
         if not keyed:
             return super()._insert(tx, rows)
         keyed.sort(key=_idempotency)
-        lines = [(row[1], row[7]) for row in rows if row[7] is not None]
+        lines = [(row[1], row[7]) for row in rows if row[7] is not None and row[16] is None]
         if len(set(lines)) < len(lines):
             # Which of them meets which depends on the order in which they were given. Their idempotency keys are ours
             # from the moment on that somebody has to wait for them, also when what had them is taken out again.
@@ -229,6 +266,10 @@ class SeveralWriters(Relational):
             due = soon if claimed.next_due_at is None else min(soon, claimed.next_due_at)
             claimed = claimed._replace(next_due_at=due)
         return claimed
+
+    def _doom(self, tx: Tx, run_ids: Sequence[str]) -> None:
+        self._lock(tx, Needs(ending=set(run_ids)))
+        super()._doom(tx, run_ids)
 
     def _leased_of_jobs(self, tx: Tx, jobs: Sequence[str]) -> list[Any]:
         # Counted by one claim at a time; a job that another one counts now has no room for this one.

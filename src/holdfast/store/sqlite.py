@@ -128,6 +128,12 @@ class SqliteStore(Relational, SqliteFile, Movable):
         for key, value in labels:
             text += " and exists (select 1 from holdfast_labels where key = ? and value = ? and run_id = r.id)"
             values += [key, value]
+        if filter.parent is not None:
+            text += " and r.parent_id = ?"
+            values.append(filter.parent)
+        if filter.awaited_as is not None:
+            text += " and r.awaited_as = ?"
+            values.append(filter.awaited_as)
         if filter.before is not None:
             text += f" and {walked} < ?"
             values.append(filter.before)

@@ -10,10 +10,11 @@ from ..basis.clock import from_datetime
 from ..basis.durations import Duration, micros
 from ..basis.errors import ValidationError
 from ..commit.reply import LazyReply, Reply, hand_on
+from ..engine.call import Call
 from ..engine.engine import Engine
 from ..engine.worker import Worker
-from ..job import Call, Job
-from ..run import Run, result
+from ..job import Job
+from ..run import result
 from .clock import HandClock
 
 P = ParamSpec("P")
@@ -76,7 +77,7 @@ async def _drain(app: Holdfast, worker: Worker, end: int | None) -> int:
     clock = app._engine.clock
     done = await worker.process(float("inf"), float("inf"))
     while end is not None and isinstance(clock, HandClock):
-        due = next_due(await app.get_runs(status=("pending", "waiting"), limit=None), clock.now())
+        due = await next_due(app)
         clock.advance(max(0, min(end if due is None else due, end) - clock.now()) / 1_000_000)
         if due is None or due > end:
             break
@@ -84,9 +85,15 @@ async def _drain(app: Holdfast, worker: Worker, end: int | None) -> int:
     return done
 
 
-def next_due(runs: list[Run[Any]], now: int) -> int | None:
-    """When the first of the runs becomes due that is not due yet; None if there is none."""
-    return min((run._row.run_at for run in runs if run._row.run_at > now), default=None)
+async def next_due(app: Holdfast) -> int | None:
+    """When time brings something: a run that is delayed or sleeps goes on, or has not ended in time. None: never."""
+    engine = app._engine
+    now = engine.clock.now()
+    due = await engine.reader.read("next_due_at", engine.store.next_due_at, lambda at: at)
+    open_runs = await app.get_runs(status=("pending", "waiting"), limit=None)
+    return min(
+        (at for at in (due, *(run._row.deadline_at for run in open_runs)) if at is not None and at > now), default=None
+    )
 
 
 def run(job: Job[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Reply[R]:
@@ -116,6 +123,6 @@ async def _run(app: Holdfast, worker: Worker, call: Call[R]) -> R:
         ended = await triggered.refresh()
         if ended.is_terminal:
             return result(ended)
-        if (due := next_due([ended], clock.now())) is None:
+        if (due := await next_due(app)) is None:
             raise AssertionError(f"{ended!r} came to no end, and waits for nothing that time brings.")
         clock.advance((due - clock.now()) / 1_000_000)

@@ -13,6 +13,7 @@ a test runner that calls `setup_method` and `teardown_method`, as pytest does, a
 
 from __future__ import annotations
 
+from .contract.below import BelowContract
 from .contract.claiming import ClaimContract
 from .contract.database import DatabaseContract
 from .contract.ending import EndingContract
@@ -40,5 +41,6 @@ class StoreContract(
     FollowingContract,
     ListingContract,
     WorkerContract,
+    BelowContract,
 ):
     """All promises of a store. A subclass says how to make one."""

@@ -17,11 +17,12 @@ from typing import Any, Literal, NamedTuple
 from ..app import Holdfast
 from ..basis.failures import Failure
 from ..engine.branches import Branches, Place, here
+from ..engine.call import Call
 from ..engine.context import current
 from ..engine.engine import Engine
 from ..engine.execution import Execution
 from ..engine.registry import JobDefinition, Registry
-from ..job import Call, Job
+from ..job import Job
 from ..model.run import RunRow
 from ..model.step import StepKey, StepRow
 from ..store.base import Ended, Ending, StepSave, Tx
@@ -160,7 +161,7 @@ def execute(
     while True:
         app.process_until_idle().wait()
         run = run.refresh().wait()
-        due = next_due(app.get_runs(status=("pending", "waiting"), limit=None).wait(), clock.now())
+        due = app._engine.call("next_due", lambda _: next_due(app)).wait()
         if run.is_terminal or due is None:
             break
         clock.advance((due - clock.now()) / 1_000_000)

@@ -217,6 +217,7 @@ class StoreBench:
             [self.store.find_steps(self.connection, run.id) for run in runs],
             [self.store.find_attempts(self.connection, run.id) for run in runs],
             [self.store.find_logs(self.connection, run.id) for run in runs],
+            [self.store.find_waits(self.connection, run.id) for run in runs],
         ]
 
     # -- situations --------------------------------------------------------------------------------------------

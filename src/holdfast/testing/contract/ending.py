@@ -75,7 +75,8 @@ class EndingContract(StoreBench):
         for how, lease in self.lost_leases().items():
             status = None if how == "gone" else self.run(lease.run_id).status
             for cause in BY_HOLDER:
-                if TABLE[cause].target == status and how in ("finished", "released"):
+                said = (TABLE[cause].target, "pending") if cause is Cause.SUSPEND else (TABLE[cause].target,)
+                if status in said and how in ("finished", "released"):
                     continue  # said before: it counts as accepted
                 before = self.everything()
                 ended = self.finish(lease, cause, output="zombie")

@@ -42,9 +42,10 @@ create table if not exists holdfast_runs (
   root_id varchar(64),
   child_index bigint,
   is_finalize smallint not null default 0 check (is_finalize in (0, 1)),
-  children_left bigint not null default 0 check (children_left >= 0),
+  awaited_as varchar(300),  -- the key of the wait of the run above it that it belongs to
   waiting_for varchar(16),  -- children | finalize | signal | timer | child
-  tree_cancelled smallint not null default 0 check (tree_cancelled in (0, 1)),
+  tree smallint not null default 0 check (tree in (0, 1, 2)),  -- 1: it has waits, or runs below it
+    -- 2: it has ended without its output, and what is below it is to be cancelled
   idempotency_key varchar(255),
   concurrency_key varchar(255),
   tenant varchar(255) not null default '',
@@ -65,12 +66,15 @@ create table if not exists holdfast_runs (
   errored varchar(16) as (
     if(status in ('failed', 'timed_out', 'finalize_failed', 'cancelled'), status, null)) stored,
   root_ended_at bigint as (if(parent_id is null, completed_at, null)) stored,
-  first_in_line varchar(255) as (if(status = 'pending' and generation = 0, concurrency_key, null)) stored,
+  first_in_line varchar(255) as (
+    if(status = 'pending' and generation = 0 and parent_id is null, concurrency_key, null)) stored,
   held_key varchar(255) as (if(turn = 2 and status in ('pending', 'leased'), concurrency_key, null)) stored,
   line_key varchar(255) as (if(status = 'pending' and due = 1, concurrency_key, null)) stored,
   line binary(32) as (  -- queue and job: both would be too wide for an index
     if(concurrency_key is null, null, unhex(sha2(concat(queue, '\n', job_name), 256)))) stored,
   open_key varchar(255) as (if(completed_at is null, concurrency_key, null)) stored,
+  open_parent varchar(64) as (if(completed_at is null, parent_id, null)) stored,
+  leaves tinyint as (if(tree = 2, 1, null)) stored,
   check ((status = 'leased') = (lease_owner is not null)),
   check ((status = 'leased') = (lease_expires_at is not null)),
   check (status <> 'leased' or (turn = 2) = (concurrency_key is not null)),
@@ -89,12 +93,16 @@ create table if not exists holdfast_runs (
   -- What may be forgotten, oldest end first.
   index holdfast_runs_ended (outputs_kept, root_ended_at),
   index holdfast_runs_by_job (job_name, id),
-  index holdfast_runs_by_parent (parent_id, child_index),
+  index holdfast_runs_by_parent (parent_id, awaited_as, id),
+  -- What is below a run and has not ended.
+  index holdfast_runs_unended (open_parent, awaited_as),
+  index holdfast_runs_above_cancelled (leaves),
   index holdfast_runs_by_root (root_id, id),
   unique index holdfast_runs_idempotency (tenant, job_name, idempotency_key),
-  -- At most one that was never claimed, per job and key; retried and expired runs keep their place beside it. And one
-  -- run holds a key. Neither is unique: an insertion into a unique index that changes all the time locks the gaps around
-  -- its entry, and so deadlocks with its neighbours. Whoever writes there has locked the key, and has looked.
+  -- At most one that was never claimed, per job and key; retried, expired and woken runs keep their place beside it,
+  -- and runs below others queue. And one run holds a key. Neither is unique: an insertion into a unique index that
+  -- changes all the time locks the gaps around its entry, and so deadlocks with its neighbours. Whoever writes there
+  -- has locked the key, and has looked.
   index holdfast_runs_first_in_line (job_name, first_in_line),
   index holdfast_runs_holding (held_key),
   -- The lines of a key, one per queue and job: who may go (0), and who comes after (1).
@@ -163,15 +171,13 @@ create table if not exists holdfast_logs (
 
 create table if not exists holdfast_waits (
   run_id varchar(64) not null,
-  `key` varchar(255) not null,  -- of the step that waits
+  `key` varchar(300) not null,  -- of the step that waits: its name and its occurrence
   kind varchar(16) not null check (kind in ('timer', 'signal', 'child', 'children', 'finalize')),
-  until bigint,
-  signal_name varchar(255),
-  child_id varchar(64),
+  until bigint,  -- not longer than this
+  `signal` varchar(255),  -- its name
   created_at bigint not null,
   primary key (run_id, `key`),
-  index holdfast_waits_until (until),
-  index holdfast_waits_child (child_id)
+  index holdfast_waits_until (until)
 ) engine = InnoDB row_format = dynamic character set utf8mb4 collate utf8mb4_nopad_bin;
 
 create table if not exists holdfast_signals (
@@ -181,10 +187,10 @@ create table if not exists holdfast_signals (
   `key` varchar(255),  -- makes sending twice safe
   value longtext,
   created_at bigint not null,
-  consumed_by varchar(255),  -- key of the step that took it
+  consumed_by varchar(300),  -- key of the step that took it
   unread varchar(64) as (if(consumed_by is null, run_id, null)) stored,
-  index holdfast_signals_unread (unread, name, id),
-  index holdfast_signals_by_run (run_id),
+  index holdfast_signals_unread (unread, name, created_at, id),
+  index holdfast_signals_by_run (run_id, consumed_by),
   unique index holdfast_signals_key (run_id, name, `key`)
 ) engine = InnoDB row_format = dynamic character set utf8mb4 collate utf8mb4_nopad_bin;
 

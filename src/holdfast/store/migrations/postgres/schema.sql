@@ -41,9 +41,10 @@ create table holdfast_runs (
   root_id text collate "C",
   child_index bigint,
   is_finalize smallint not null default 0 check (is_finalize in (0, 1)),
-  children_left bigint not null default 0 check (children_left >= 0),
+  awaited_as text collate "C",  -- the key of the wait of the run above it that it belongs to
   waiting_for text collate "C",  -- children | finalize | signal | timer | child
-  tree_cancelled smallint not null default 0 check (tree_cancelled in (0, 1)),
+  tree smallint not null default 0 check (tree in (0, 1, 2)),  -- 1: it has waits, or runs below it
+    -- 2: it has ended without its output, and what is below it is to be cancelled
   idempotency_key text collate "C",
   concurrency_key text collate "C",
   tenant text collate "C" not null default '',
@@ -90,13 +91,19 @@ create index holdfast_runs_ended on holdfast_runs (outputs_kept, completed_at)
 create index holdfast_runs_by_job on holdfast_runs (job_name, id) where attempt >= 0;
 create index holdfast_runs_by_parent on holdfast_runs (parent_id, child_index)
   where parent_id is not null;
+-- What is below a run and has not ended.
+create index holdfast_runs_unended on holdfast_runs (parent_id, awaited_as)
+  where completed_at is null and parent_id is not null;
+create index holdfast_runs_above_cancelled on holdfast_runs (id)
+  where tree = 2;
 create index holdfast_runs_by_root on holdfast_runs (root_id, id)
   where root_id is not null;
 create unique index holdfast_runs_idempotency on holdfast_runs (tenant, job_name, idempotency_key)
   where idempotency_key is not null;
--- At most one that was never claimed, per job and key; retried and expired runs keep their place beside it.
+-- At most one that was never claimed, per job and key; retried, expired and woken runs keep their place beside it, and
+-- runs below others queue.
 create unique index holdfast_runs_first_in_line on holdfast_runs (job_name, concurrency_key)
-  where status = 'pending' and generation = 0 and concurrency_key is not null;
+  where status = 'pending' and generation = 0 and concurrency_key is not null and parent_id is null;
 -- One run holds a key. The guard of last resort: nobody relies on its error.
 create unique index holdfast_runs_holding on holdfast_runs (concurrency_key)
   where turn = 2 and status in ('pending', 'leased') and concurrency_key is not null;
@@ -171,14 +178,12 @@ create table holdfast_waits (
   run_id text collate "C" not null,
   key text collate "C" not null,  -- of the step that waits
   kind text collate "C" not null check (kind in ('timer', 'signal', 'child', 'children', 'finalize')),
-  until bigint,
-  signal_name text collate "C",
-  child_id text collate "C",
+  until bigint,  -- not longer than this
+  signal text collate "C",  -- its name
   created_at bigint not null,
   primary key (run_id, key)
 );
 create index holdfast_waits_until on holdfast_waits (until) where until is not null;
-create index holdfast_waits_child on holdfast_waits (child_id) where child_id is not null;
 
 create table holdfast_signals (
   id text collate "C" primary key,
@@ -190,7 +195,7 @@ create table holdfast_signals (
   consumed_by text collate "C"  -- key of the step that took it
 );
 create index holdfast_signals_unread on holdfast_signals (run_id, name, id) where consumed_by is null;
-create index holdfast_signals_by_run on holdfast_signals (run_id);
+create index holdfast_signals_by_run on holdfast_signals (run_id, consumed_by);
 create unique index holdfast_signals_key on holdfast_signals (run_id, name, key) where key is not null;
 
 create table holdfast_keys (  -- what several writers lock and count by, per concurrency key and per job with a limit.

@@ -40,9 +40,10 @@ create table holdfast_runs (
   root_id text,
   child_index integer,
   is_finalize integer not null default 0 check (is_finalize in (0, 1)),
-  children_left integer not null default 0 check (children_left >= 0),
+  awaited_as text,  -- the key of the wait of the run above it that it belongs to
   waiting_for text,  -- children | finalize | signal | timer | child
-  tree_cancelled integer not null default 0 check (tree_cancelled in (0, 1)),
+  tree integer not null default 0 check (tree in (0, 1, 2)),  -- 1: it has waits, or runs below it
+    -- 2: it has ended without its output, and what is below it is to be cancelled
   idempotency_key text,
   concurrency_key text,
   tenant text not null default '',
@@ -82,15 +83,21 @@ create index holdfast_runs_errored on holdfast_runs (status, id)
 create index holdfast_runs_ended on holdfast_runs (outputs_kept, completed_at)
   where completed_at is not null and parent_id is null;
 create index holdfast_runs_by_job on holdfast_runs (job_name, id);
-create index holdfast_runs_by_parent on holdfast_runs (parent_id, child_index)
+create index holdfast_runs_by_parent on holdfast_runs (parent_id, awaited_as, id)
   where parent_id is not null;
+-- What is below a run and has not ended.
+create index holdfast_runs_unended on holdfast_runs (parent_id, awaited_as)
+  where completed_at is null and parent_id is not null;
+create index holdfast_runs_above_cancelled on holdfast_runs (id)
+  where tree = 2;
 create index holdfast_runs_by_root on holdfast_runs (root_id, id)
   where root_id is not null;
 create unique index holdfast_runs_idempotency on holdfast_runs (tenant, job_name, idempotency_key)
   where idempotency_key is not null;
--- At most one that was never claimed, per job and key; retried and expired runs keep their place beside it.
+-- At most one that was never claimed, per job and key; retried, expired and woken runs keep their place beside it, and
+-- runs below others queue.
 create unique index holdfast_runs_first_in_line on holdfast_runs (job_name, concurrency_key)
-  where status = 'pending' and generation = 0 and concurrency_key is not null;
+  where status = 'pending' and generation = 0 and concurrency_key is not null and parent_id is null;
 -- One run holds a key. The guard of last resort: nobody relies on its error.
 create unique index holdfast_runs_holding on holdfast_runs (concurrency_key)
   where turn = 2 and status in ('pending', 'leased') and concurrency_key is not null;
@@ -164,14 +171,12 @@ create table holdfast_waits (
   run_id text not null,
   key text not null,  -- of the step that waits
   kind text not null check (kind in ('timer', 'signal', 'child', 'children', 'finalize')),
-  until integer,
-  signal_name text,
-  child_id text,
+  until integer,  -- not longer than this
+  signal text,  -- its name
   created_at integer not null,
   primary key (run_id, key)
 ) strict, without rowid;
 create index holdfast_waits_until on holdfast_waits (until) where until is not null;
-create index holdfast_waits_child on holdfast_waits (child_id) where child_id is not null;
 
 create table holdfast_signals (
   id text primary key,
@@ -182,8 +187,9 @@ create table holdfast_signals (
   created_at integer not null,
   consumed_by text  -- key of the step that took it
 ) strict, without rowid;
-create index holdfast_signals_unread on holdfast_signals (run_id, name, id) where consumed_by is null;
-create index holdfast_signals_by_run on holdfast_signals (run_id);
+create index holdfast_signals_unread on holdfast_signals (run_id, name, created_at, id)
+  where consumed_by is null;
+create index holdfast_signals_by_run on holdfast_signals (run_id, consumed_by);
 create unique index holdfast_signals_key on holdfast_signals (run_id, name, key) where key is not null;
 
 create table holdfast_keys (  -- what several writers lock and count by, per concurrency key and per job with a limit.

@@ -2,10 +2,11 @@
 -- goes on waiting holds nothing that stands before. The arrays are sorted, and are read from their beginning.
 
 -- name: keys_of
--- The concurrency keys of runs that may end.
-select distinct r.open_key
+-- Of runs that may end or be woken: their concurrency keys, the runs above them, and the keys of those.
+select r.id, r.open_key, p.id, p.open_key
 from {runs}
-where r.open_key is not null;
+left join holdfast_runs as p force index (primary) on p.id = r.parent_id and p.completed_at is null
+where r.completed_at is null and (r.open_key is not null or p.id is not null);
 
 -- name: hold_keys
 -- Make these keys where they are not there yet, and lock them all: what would be a duplicate is locked instead.

@@ -9,17 +9,19 @@
 -- One with a concurrency key stands behind until `bring_forward`.
 insert ignore into holdfast_runs (
   id, job_name, input, queue, priority, run_at, due, turn, idempotency_key, concurrency_key, labels, tenant, codec,
-  trace, timeout, retry, deadline_at, status, created_at, updated_at)
+  trace, timeout, retry, deadline_at, parent_id, root_id, child_index, is_finalize, awaited_as,
+  status, created_at, updated_at)
 select
   e.id, e.job_name, e.input, e.queue, e.priority, e.run_at, e.run_at <= $2, e.concurrency_key is not null,
   e.idempotency_key, e.concurrency_key, e.labels, e.tenant, e.codec, e.trace, e.timeout, e.retry, e.deadline_at,
-  'pending', $2, $2
+  e.parent_id, e.root_id, e.child_index, e.is_finalize, e.awaited_as, 'pending', $2, $2
 from json_table($1, '$[*]' columns (
   id {text} path '$[0]', job_name {text} path '$[1]', input {text} path '$[2]', queue {text} path '$[3]',
   priority bigint path '$[4]', run_at bigint path '$[5]', idempotency_key {text} path '$[6]',
   concurrency_key {text} path '$[7]', labels {text} path '$[8]', tenant {text} path '$[9]', codec {text} path '$[10]',
   trace {text} path '$[11]', timeout bigint path '$[13]', retry {text} path '$[14]',
-  deadline_at bigint path '$[15]')) as e
+  deadline_at bigint path '$[15]', parent_id {text} path '$[16]', root_id {text} path '$[17]',
+  child_index bigint path '$[18]', is_finalize tinyint path '$[19]', awaited_as {text} path '$[20]')) as e
 returning id;
 
 -- name: taken_lines
@@ -56,7 +58,8 @@ from json_table($1, '$[*]' columns (id {text} path '$[0]', name {text} path '$[1
 with e as (
   select * from json_table($1, '$[*]' columns (
     at for ordinality, id {text} path '$[0]', job_name {text} path '$[1]', idempotency_key {text} path '$[6]',
-    concurrency_key {text} path '$[7]', tenant {text} path '$[9]', coalesce {text} path '$[12]')) as e)
+    concurrency_key {text} path '$[7]', tenant {text} path '$[9]', coalesce {text} path '$[12]',
+    parent_id {text} path '$[16]')) as e)
 select e.at - 1, 0 as place, {columns}
 from e straight_join holdfast_runs as r force index (primary) on r.id = e.id
 union all
@@ -67,6 +70,7 @@ union all
 select e.at - 1, 2, {columns}
 from e straight_join holdfast_runs as r force index (holdfast_runs_first_in_line)
   on r.job_name = e.job_name and r.first_in_line = e.concurrency_key
+where e.parent_id is null
 union all
 select e.at - 1, 3, {columns}
 from e straight_join holdfast_runs as r force index (holdfast_runs_of_key)
@@ -183,13 +187,19 @@ select exists (
     on p.claimable = k.kind and p.queue = e.queue and p.job_name = e.job_name
   where e.room is null or e.room > (
     select count(*) from holdfast_runs as l force index (holdfast_runs_leased_of_job) where l.leased_job = e.job_name))
-or exists (select 1 from holdfast_runs where delayed_until <= coalesce($2, {now}));
+or exists (select 1 from holdfast_runs where delayed_until <= coalesce($2, {now}))
+or exists (
+  select 1 from holdfast_waits as w force index (holdfast_waits_until)
+  straight_join holdfast_runs as r force index (primary) on r.id = w.run_id and r.status = 'waiting'
+  where w.until <= coalesce($2, {now}));
 
 -- name: told_finish
 -- Fenced: only while generation and owner are still the holder's own.
-select r.id, r.generation, if(e.status = 'pending', null, r.concurrency_key)
+select r.id, r.generation, if(e.status = 'pending', null, r.concurrency_key), e.status, r.parent_id,
+  if(r.tree > 0 and e.ends and e.status <> 'completed', 2, r.tree)
 from json_table($1, '$[*]' columns (
-  id {text} path '$[0]', generation bigint path '$[1]', owner {text} path '$[2]', status {text} path '$[3]')) as e
+  id {text} path '$[0]', generation bigint path '$[1]', owner {text} path '$[2]', status {text} path '$[3]',
+  ends tinyint path '$[4]')) as e
 {held}
 for update;
 
@@ -197,7 +207,7 @@ for update;
 update json_table($1, '$[*]' columns (
   id {text} path '$[0]', generation bigint path '$[1]', owner {text} path '$[2]', status {text} path '$[3]',
   ends tinyint path '$[4]', output {text} path '$[5]', error {text} path '$[6]', error_type {text} path '$[7]',
-  attempt bigint path '$[8]', delay bigint path '$[9]')) as e
+  attempt bigint path '$[8]', delay bigint path '$[9]', waiting_for {text} path '$[10]')) as e
 {held}
 set
   r.status = e.status, r.lease_owner = null, r.lease_expires_at = null, r.updated_at = $2,
@@ -209,7 +219,9 @@ set
   r.attempt = r.attempt + e.attempt,
   r.run_at = if(e.delay > 0, $2 + e.delay, r.run_at),
   r.due = if(e.delay > 0, 0, r.due),
-  r.turn = case e.status when 'pending' then r.turn when 'waiting' then r.concurrency_key is not null else 0 end;
+  r.turn = case e.status when 'pending' then r.turn when 'waiting' then r.concurrency_key is not null else 0 end,
+  r.waiting_for = e.waiting_for,
+  r.tree = if(r.tree > 0 and e.ends and e.status <> 'completed', 2, r.tree);
 
 -- name: states
 select r.id, r.generation, r.status, r.lease_owner
@@ -217,7 +229,7 @@ from {runs};
 
 -- name: told_cancel
 -- Guarded by status; the holder of a lease finds its generation gone.
-select r.id, r.concurrency_key
+select r.id, r.concurrency_key, r.parent_id, if(r.tree = 0, 0, 2)
 from {runs}
 where r.status in ('pending', 'leased', 'waiting')
 for update;
@@ -225,12 +237,16 @@ for update;
 -- name: cancel
 update {runs} set
   r.status = 'cancelled', r.generation = r.generation + 1, r.lease_owner = null, r.lease_expires_at = null,
-  r.waiting_for = null, r.turn = 0, r.completed_at = $2, r.updated_at = $2
+  r.waiting_for = null, r.turn = 0, r.tree = if(r.tree = 0, 0, 2), r.completed_at = $2, r.updated_at = $2
 where r.status in ('pending', 'leased', 'waiting');
 
 -- name: look_for_expired
--- Leases that ran out.
-select id, concurrency_key from holdfast_runs where lease_expires_at <= $1 order by lease_expires_at limit $2;
+-- Leases that ran out. Each with the run above it, which its end may wake.
+select r.id, r.concurrency_key, p.id, p.concurrency_key
+from holdfast_runs as r force index (holdfast_runs_leases)
+left join holdfast_runs as p force index (primary) on p.id = r.parent_id and p.completed_at is null
+where r.lease_expires_at <= $1
+order by r.lease_expires_at limit $2;
 
 -- name: lock_expired
 select r.id from {runs}
@@ -247,12 +263,17 @@ update {runs} set
   r.error_type = if(r.crashes + 1 >= $3, 'WorkerCrashed', r.error_type),
   r.completed_at = if(r.crashes + 1 >= $3, $2, null),
   r.turn = if(r.crashes + 1 >= $3, 0, r.turn),
+  r.tree = if(r.crashes + 1 >= $3 and r.tree > 0, 2, r.tree),
   r.generation = r.generation + 1, r.lease_owner = null, r.lease_expires_at = null, r.updated_at = $2,
   r.crashes = r.crashes + 1;
 
 -- name: look_for_late
 -- Runs that have not ended in time, whatever they are doing.
-select id, concurrency_key from holdfast_runs where open_deadline <= $1 order by open_deadline limit $2;
+select r.id, r.concurrency_key, p.id, p.concurrency_key
+from holdfast_runs as r force index (holdfast_runs_deadline)
+left join holdfast_runs as p force index (primary) on p.id = r.parent_id and p.completed_at is null
+where r.open_deadline <= $1
+order by r.open_deadline limit $2;
 
 -- name: lock_late
 select r.id from {runs}
@@ -265,7 +286,7 @@ for update skip locked;
 update {runs} set
   r.status = 'timed_out', r.error = 'The run did not end before its deadline', r.error_type = 'TimedOut',
   r.generation = r.generation + 1, r.lease_owner = null, r.lease_expires_at = null, r.waiting_for = null, r.turn = 0,
-  r.completed_at = $2, r.updated_at = $2;
+  r.tree = if(r.tree = 0, 0, 2), r.completed_at = $2, r.updated_at = $2;
 
 -- name: runs
 -- These runs, as they are.

@@ -2,11 +2,12 @@
 -- goes on waiting holds nothing that stands before.
 
 -- name: keys_of
--- The concurrency keys of runs that may end.
-select distinct r.concurrency_key
+-- Of runs that may end or be woken: their concurrency keys, the runs above them, and the keys of those.
+select r.id, r.concurrency_key, p.id, p.concurrency_key
 from jsonb_array_elements_text($1::jsonb) as e (id)
 cross join lateral (select * from holdfast_runs where id = e.id offset 0) as r
-where r.concurrency_key is not null and r.completed_at is null;
+left join lateral (select * from holdfast_runs where id = r.parent_id and completed_at is null offset 0) as p on true
+where r.completed_at is null and (r.concurrency_key is not null or p.id is not null);
 
 -- name: make_keys
 -- A row for each of these keys; $2 is their kind.

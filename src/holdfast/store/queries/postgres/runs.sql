@@ -6,12 +6,14 @@
 -- One with a concurrency key stands behind until `bring_forward`.
 insert into holdfast_runs (
   id, job_name, input, queue, priority, run_at, due, turn, idempotency_key, concurrency_key, labels, tenant, codec,
-  trace, timeout, retry, deadline_at, status, created_at, updated_at)
+  trace, timeout, retry, deadline_at, parent_id, root_id, child_index, is_finalize, awaited_as,
+  status, created_at, updated_at)
 select
   e.value ->> 0, e.value ->> 1, e.value ->> 2, e.value ->> 3, (e.value ->> 4)::bigint, (e.value ->> 5)::bigint,
   ((e.value ->> 5)::bigint <= $2)::int, ((e.value ->> 7) is not null)::int, e.value ->> 6, e.value ->> 7,
   e.value ->> 8, e.value ->> 9, e.value ->> 10, e.value ->> 11, (e.value ->> 13)::bigint, e.value ->> 14,
-  (e.value ->> 15)::bigint, 'pending', $2, $2
+  (e.value ->> 15)::bigint, e.value ->> 16, e.value ->> 17, (e.value ->> 18)::bigint, (e.value ->> 19)::smallint,
+  e.value ->> 20, 'pending', $2, $2
 from jsonb_array_elements($1::jsonb) with ordinality as e (value, at)
 order by e.at
 on conflict do nothing
@@ -46,7 +48,7 @@ on conflict do nothing;
 with e as materialized (
   select
     at - 1 as at, value ->> 0 as id, value ->> 1 as job_name, value ->> 6 as idempotency_key,
-    value ->> 7 as concurrency_key, value ->> 9 as tenant, value ->> 12 as coalesce
+    value ->> 7 as concurrency_key, value ->> 9 as tenant, value ->> 12 as coalesce, value ->> 16 as parent_id
   from jsonb_array_elements($1::jsonb) with ordinality as e (value, at))
 select e.at, 0 as place, {columns}
 from e
@@ -64,8 +66,9 @@ from e
 cross join lateral (
   select * from holdfast_runs
   where job_name = e.job_name and concurrency_key = e.concurrency_key
-    and status = 'pending' and generation = 0 and concurrency_key is not null
+    and status = 'pending' and generation = 0 and concurrency_key is not null and parent_id is null
   offset 0) as r
+where e.parent_id is null
 union all
 select e.at, 3, {columns}
 from e
@@ -234,7 +237,11 @@ select exists (
     select count(*) from holdfast_runs where status = 'leased' and attempt >= 0 and job_name = job.value ->> 1))
 or exists (
   select 1 from holdfast_runs
-  where status = 'pending' and due = 0 and attempt >= 0 and run_at <= coalesce($2::bigint, {now}));
+  where status = 'pending' and due = 0 and attempt >= 0 and run_at <= coalesce($2::bigint, {now}))
+or exists (
+  select 1 from holdfast_waits as w
+  cross join lateral (select 1 from holdfast_runs where id = w.run_id and status = 'waiting' offset 0) as r
+  where w.until <= coalesce($2::bigint, {now}) and w.until is not null);
 
 -- name: finish
 -- Fenced: only while generation and owner are still the holder's own.
@@ -249,15 +256,17 @@ update holdfast_runs as r set
   attempt = r.attempt + e.attempt,
   run_at = case when e.delay > 0 then $2::bigint + e.delay else r.run_at end,
   due = case when e.delay > 0 then 0 else r.due end,
-  turn = case e.status when 'pending' then r.turn when 'waiting' then (r.concurrency_key is not null)::int else 0 end
+  turn = case e.status when 'pending' then r.turn when 'waiting' then (r.concurrency_key is not null)::int else 0 end,
+  waiting_for = e.waiting_for,
+  tree = case when r.tree > 0 and e.ends and e.status <> 'completed' then 2 else r.tree end
 from (
   select
     value ->> 0 as id, (value ->> 1)::bigint as generation, value ->> 2 as owner, value ->> 3 as status,
     (value ->> 4)::boolean as ends, value ->> 5 as output, value ->> 6 as error, value ->> 7 as error_type,
-    (value ->> 8)::bigint as attempt, (value ->> 9)::bigint as delay
+    (value ->> 8)::bigint as attempt, (value ->> 9)::bigint as delay, value ->> 10 as waiting_for
   from jsonb_array_elements($1::jsonb) as e (value)) as e
 where r.id = e.id and r.generation = e.generation and r.lease_owner = e.owner
-returning r.id, r.generation, case when r.status <> 'pending' then r.concurrency_key end;
+returning r.id, r.generation, case when r.status <> 'pending' then r.concurrency_key end, r.status, r.parent_id, r.tree;
 
 -- name: states
 select r.id, r.generation, r.status, r.lease_owner
@@ -268,24 +277,21 @@ cross join lateral (select * from holdfast_runs where id = e.id offset 0) as r;
 -- Guarded by status; the holder of a lease finds its generation gone.
 update holdfast_runs set
   status = 'cancelled', generation = generation + 1, lease_owner = null, lease_expires_at = null,
-  waiting_for = null, turn = 0, completed_at = $2, updated_at = $2
+  waiting_for = null, turn = 0, tree = case tree when 0 then 0 else 2 end, completed_at = $2, updated_at = $2
 where id = any (array(select jsonb_array_elements_text($1::jsonb))) and status in ('pending', 'leased', 'waiting')
-returning id, concurrency_key;
+returning id, concurrency_key, parent_id, tree;
 
 -- name: expire
 -- Leases that ran out. After $2 in a row without progress the run is given up. More are looked at than are taken, so that
 -- those which somebody holds locked do not stand before the others.
 with c as materialized (
-  select id, concurrency_key from holdfast_runs
+  select id, concurrency_key, parent_id from holdfast_runs
   where status = 'leased' and crashes >= 0 and lease_expires_at <= $1
   order by lease_expires_at limit $3::bigint * 4),
-k as materialized (
-  select key from holdfast_keys
-  where kind = 'key' and key = any (array(select concurrency_key from c))
-  order by key for update skip locked),
+{those_above},
 l as materialized (
   select r.id from holdfast_runs as r
-  where r.id = any (array(select id from c where concurrency_key is null or concurrency_key in (select key from k)))
+  where r.id = any (array({lockable}))
     and r.status = 'leased' and r.lease_expires_at <= $1
   order by r.lease_expires_at limit $3
   for no key update skip locked)
@@ -297,6 +303,7 @@ update holdfast_runs as r set
   error_type = case when r.crashes + 1 >= $2 then 'WorkerCrashed' else r.error_type end,
   completed_at = case when r.crashes + 1 >= $2 then $1::bigint end,
   turn = case when r.crashes + 1 >= $2 then 0 else r.turn end,
+  tree = case when r.crashes + 1 >= $2 and r.tree > 0 then 2 else r.tree end,
   generation = r.generation + 1, crashes = r.crashes + 1, lease_owner = null, lease_expires_at = null, updated_at = $1
 from l where r.id = l.id
 returning {columns};
@@ -304,23 +311,20 @@ returning {columns};
 -- name: pass_deadlines
 -- Runs that have not ended in time, whatever they are doing. The holder of a lease finds its generation gone.
 with c as materialized (
-  select id, concurrency_key from holdfast_runs
+  select id, concurrency_key, parent_id from holdfast_runs
   where deadline_at <= $1 and deadline_at is not null and completed_at is null and crashes >= 0
   order by deadline_at limit $2::bigint * 4),
-k as materialized (
-  select key from holdfast_keys
-  where kind = 'key' and key = any (array(select concurrency_key from c))
-  order by key for update skip locked),
+{those_above},
 l as materialized (
   select r.id from holdfast_runs as r
-  where r.id = any (array(select id from c where concurrency_key is null or concurrency_key in (select key from k)))
+  where r.id = any (array({lockable}))
     and r.deadline_at <= $1 and r.completed_at is null
   order by r.deadline_at limit $2
   for no key update skip locked)
 update holdfast_runs as r set
   status = 'timed_out', error = 'The run did not end before its deadline', error_type = 'TimedOut',
   generation = r.generation + 1, lease_owner = null, lease_expires_at = null, waiting_for = null, turn = 0,
-  completed_at = $1, updated_at = $1
+  tree = case r.tree when 0 then 0 else 2 end, completed_at = $1, updated_at = $1
 from l where r.id = l.id
 returning {columns};
 

@@ -6,11 +6,14 @@
 -- One with a concurrency key stands behind until `bring_forward`.
 insert into holdfast_runs (
   id, job_name, input, queue, priority, run_at, due, turn, idempotency_key, concurrency_key, labels, tenant, codec,
-  trace, timeout, retry, deadline_at, status, created_at, updated_at)
+  trace, timeout, retry, deadline_at, parent_id, root_id, child_index, is_finalize, awaited_as,
+  status, created_at, updated_at)
 select
   value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 5 <= ?2,
   (value ->> 7) is not null, value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11,
-  value ->> 13, value ->> 14, value ->> 15, 'pending', ?2, ?2
+  value ->> 13, value ->> 14, value ->> 15,
+  value ->> 16, value ->> 17, value ->> 18, value ->> 19, value ->> 20,
+  'pending', ?2, ?2
 from json_each(?1)
 where true
 on conflict do nothing
@@ -52,7 +55,8 @@ select e.key, 2, {columns}
 from json_each(?1) as e
 cross join holdfast_runs as r
   on r.job_name = e.value ->> 1 and r.concurrency_key = e.value ->> 7
-  and r.status = 'pending' and r.generation = 0 and r.concurrency_key is not null
+  and r.status = 'pending' and r.generation = 0 and r.concurrency_key is not null and r.parent_id is null
+  and e.value ->> 16 is null
 union all
 select e.key, 3, {columns}
 from json_each(?1) as e
@@ -182,7 +186,11 @@ select exists (
     and (job.value ->> 2 is null or job.value ->> 2 > (
       select count(*) from holdfast_runs indexed by holdfast_runs_leased_of_job
       where status = 'leased' and job_name = job.value ->> 1)))
-or exists (select 1 from holdfast_runs where status = 'pending' and due = 0 and run_at <= ?2);
+or exists (select 1 from holdfast_runs where status = 'pending' and due = 0 and run_at <= ?2)
+or exists (
+  select 1 from holdfast_waits as w
+  cross join holdfast_runs as r on r.id = w.run_id and r.status = 'waiting'
+  where w.until <= ?2 and w.until is not null);
 
 -- name: finish
 -- Fenced: only while generation and owner are still the holder's own.
@@ -196,10 +204,12 @@ update holdfast_runs as r set
   attempt = r.attempt + (e.value ->> 8),
   run_at = iif(e.value ->> 9 > 0, ?2 + (e.value ->> 9), r.run_at),
   due = iif(e.value ->> 9 > 0, 0, r.due),
-  turn = case e.value ->> 3 when 'pending' then r.turn when 'waiting' then r.concurrency_key is not null else 0 end
+  turn = case e.value ->> 3 when 'pending' then r.turn when 'waiting' then r.concurrency_key is not null else 0 end,
+  waiting_for = e.value ->> 10,
+  tree = iif(r.tree > 0 and e.value ->> 4 and e.value ->> 3 <> 'completed', 2, r.tree)
 from json_each(?1) as e
 where r.id = e.value ->> 0 and r.generation = e.value ->> 1 and r.lease_owner = e.value ->> 2
-returning id, generation, iif(status = 'pending', null, concurrency_key);
+returning id, generation, iif(status = 'pending', null, concurrency_key), status, parent_id, tree;
 
 -- name: states
 select r.id, r.generation, r.status, r.lease_owner
@@ -210,9 +220,9 @@ cross join holdfast_runs as r on r.id = e.value;
 -- Guarded by status; the holder of a lease finds its generation gone.
 update holdfast_runs set
   status = 'cancelled', generation = generation + 1, lease_owner = null, lease_expires_at = null,
-  waiting_for = null, turn = 0, completed_at = ?2, updated_at = ?2
+  waiting_for = null, turn = 0, tree = iif(tree = 0, 0, 2), completed_at = ?2, updated_at = ?2
 where id in (select value from json_each(?1)) and status in ('pending', 'leased', 'waiting')
-returning id, concurrency_key;
+returning id, concurrency_key, parent_id, tree;
 
 -- name: expire
 -- Leases that ran out. After ?2 in a row without progress the run is given up.
@@ -223,6 +233,7 @@ update holdfast_runs set
   error_type = iif(crashes + 1 >= ?2, 'WorkerCrashed', error_type),
   completed_at = iif(crashes + 1 >= ?2, ?1, null),
   turn = iif(crashes + 1 >= ?2, 0, turn),
+  tree = iif(crashes + 1 >= ?2 and tree > 0, 2, tree),
   generation = generation + 1, crashes = crashes + 1, lease_owner = null, lease_expires_at = null, updated_at = ?1
 where rowid in (
   select rowid from holdfast_runs
@@ -235,7 +246,7 @@ returning {bare_columns};
 update holdfast_runs set
   status = 'timed_out', error = 'The run did not end before its deadline', error_type = 'TimedOut',
   generation = generation + 1, lease_owner = null, lease_expires_at = null, waiting_for = null, turn = 0,
-  completed_at = ?1, updated_at = ?1
+  tree = iif(tree = 0, 0, 2), completed_at = ?1, updated_at = ?1
 where rowid in (
   select rowid from holdfast_runs
   where deadline_at <= ?1 and deadline_at is not null and completed_at is null

@@ -1,0 +1,69 @@
+"""A call: a job with its input, checked and encoded, and not yet triggered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from pydantic_core import to_json
+
+from ..model.run import Coalesce, NewRun
+from .registry import JobDefinition
+
+R_co = TypeVar("R_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerOptions:
+    """What `job.options(...)` has gathered."""
+
+    idempotency_key: str | None = None
+    concurrency_key: str | None = None
+    coalesce: Coalesce | None = None
+    labels: Mapping[str, str] | None = None
+    priority: int | None = None
+    delay: int = 0
+    run_at: int | None = None
+    queue: str | None = None
+    retry: str | None = None
+    timeout: int | None = None
+    deadline: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[R_co]):
+    """A job with its input, checked and encoded, not yet triggered. A value: pass it, list it, nest it."""
+
+    job: JobDefinition
+    input: str
+    options: TriggerOptions
+
+    @property
+    def job_name(self) -> str:
+        return self.job.name
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """The job's and the trigger's together."""
+        return self.job.labels if self.options.labels is None else {**self.job.labels, **self.options.labels}
+
+    def new_run(self, run_id: str, labels: Mapping[str, str]) -> NewRun:
+        """The row to be written, with these labels. Only for `Managing`, which checks them."""
+        job, options = self.job, self.options
+        return NewRun(
+            run_id,
+            job.name,
+            self.input,
+            job.queue if options.queue is None else options.queue,
+            job.priority if options.priority is None else options.priority,
+            options.delay or (job.delay if options.run_at is None else 0),
+            options.run_at,
+            options.idempotency_key,
+            options.concurrency_key,
+            to_json(labels).decode() if labels else "{}",
+            coalesce=options.coalesce,
+            retry=options.retry,
+            timeout=options.timeout,
+            deadline=job.deadline if options.deadline is None else options.deadline,
+        )

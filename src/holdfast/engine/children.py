@@ -1,0 +1,141 @@
+"""Runs below a run: what a job asks for, and what has become of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+
+from ..basis.durations import Duration, micros
+from ..basis.errors import ValidationError
+from ..basis.text import clean, shown
+from ..model.run import NewRun, RunRow
+from .arguments import checked_moment, checked_text, several
+from .call import Call
+from .family import ChildResult, outputs
+from .registry import Registry
+from .wait_kinds import Below, OneBelow, Signal, Spawned, Timer, Wait
+
+if TYPE_CHECKING:
+    from .execution import Execution
+
+A_contra = TypeVar("A_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
+R = TypeVar("R")
+T_co = TypeVar("T_co", covariant=True)
+
+Asked: TypeAlias = "tuple[str, Wait]"
+
+
+class Bindable(Protocol[A_contra, R_co]):
+    """A job whose whole input may be given as one argument."""
+
+    def bind(self, value: A_contra, /) -> Call[R_co]: ...
+
+
+class Asking:
+    """What the code of one execution asks for: each time the name of the step, and the wait."""
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+        self._engine = execution.engine
+
+    def sleep(self, name: str, duration: Duration) -> Asked:
+        """So long."""
+        return name, Timer(micros(duration, "duration"), None)
+
+    def sleep_until(self, name: str, when: datetime) -> Asked:
+        """Until a moment."""
+        return name, Timer(None, checked_moment(when))
+
+    def signal(self, name: str, annotation: Any, timeout: Duration | None) -> Asked:
+        """A signal of this name."""
+        most = None if timeout is None else micros(timeout, "timeout")
+        return name, Signal(checked_text(name, "signal"), most, annotation)
+
+    def call(self, call: object, name: str | None) -> tuple[str, OneBelow]:
+        """One run, and its output as it is stored."""
+        (checked,) = self.checked([call], "call")
+
+        def text(row: RunRow) -> str:
+            return self.results([row])[0].text()
+
+        return name or f"{checked.job_name}()", OneBelow(self.maker([checked]), text, f"call {checked.job_name}")
+
+    def spawn(self, call: object, name: str | None) -> Asked:
+        """One run that nobody waits for, and its id."""
+        (checked,) = self.checked([call], "spawn")
+        make = self.maker([checked])
+
+        def unawaited(key: str) -> list[NewRun]:
+            return [new._replace(awaited_as=None, child_index=None) for new in make(key)]
+
+        mark = f"spawn {checked.job_name}"
+        return name or f"spawn({checked.job_name})", Spawned(unawaited, lambda rows: rows[0].id, mark)
+
+    def gather(self, calls: Iterable[object], name: str | None) -> Asked:
+        """Several runs, and their outputs."""
+        checked = self.checked(calls, "gather")
+        jobs = ", ".join(dict.fromkeys(call.job_name for call in checked))
+
+        def value(rows: list[RunRow]) -> tuple[Any, ...]:
+            return tuple(outputs(self.results(rows)))
+
+        return name or clean(f"gather({jobs})", 200), Below(self.maker(checked), value, f"gather {len(checked)}")
+
+    def batches(self, job: Any, inputs: Iterable[Any], on_failure: str, name: str | None) -> list[Asked]:
+        """A run for each input, so many at a time."""
+        if on_failure not in ("raise", "collect"):
+            raise ValidationError(f'on_failure: {shown(on_failure)} must be "raise" or "collect".')
+        calls = [job.bind(value) for value in inputs]
+        most = self._engine.options.max_children
+
+        def value(rows: list[RunRow]) -> list[Any]:
+            results = self.results(rows)
+            return results if on_failure == "collect" else outputs(results)
+
+        asked: list[Asked] = []
+        for begin in range(0, len(calls), most):
+            batch = self.checked(calls[begin : begin + most], "map")
+            wait = Below(self.maker(batch, begin), value, f"map {len(batch)}")
+            asked.append((name or f"map({job.name})", wait))
+        return asked
+
+    def checked(self, calls: Iterable[object], verb: str) -> list[Call[Any]]:
+        """The calls, if all of them may be runs below this one."""
+        listed: list[Call[Any]] = several(calls, (Call,), "calls")
+        most = self._engine.options.max_children
+        if len(listed) > most:
+            raise ValidationError(f"{verb}: {len(listed)} calls are more than max_children, which is {most}.")
+        for index, call in enumerate(listed):
+            given: object = call
+            if not isinstance(given, Call):
+                raise ValidationError(f"{verb}: calls[{index}]: {shown(given)} is no call. Write job.bind(…).")
+            self._engine.registry.need(call.job_name)
+            if call.options.idempotency_key is not None or call.options.coalesce is not None:
+                raise ValidationError(
+                    f"{verb}: calls[{index}]: a run below another has no idempotency_key, and no coalesce=."
+                )
+        return listed
+
+    def maker(self, calls: Sequence[Call[Any]], first: int = 0) -> Callable[[str], list[NewRun]]:
+        engine, row = self._engine, self._execution.row
+
+        def make(key: str) -> list[NewRun]:
+            schema = engine.labels_schema
+            made = []
+            for index, call in enumerate(calls, first):
+                labels = call.labels if schema is None else schema.parsed(call.labels)
+                made.append(
+                    call.new_run(engine.ids.new(), labels)._replace(
+                        parent_id=row.id, root_id=row.root_id or row.id, child_index=index, awaited_as=key,
+                        tenant=row.tenant,
+                    )
+                )  # fmt: skip
+            return made
+
+        return make
+
+    def results(self, rows: Iterable[RunRow]) -> list[ChildResult]:
+        registry: Registry = self._engine.registry
+        return [ChildResult.of(row, registry.get(row.job_name), self._engine.payloads) for row in rows]
