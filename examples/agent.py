@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from holdfast import Holdfast, Step
+from holdfast import Holdfast, Job, Step
 
 app = Holdfast("sqlite:///agent.db")
 
@@ -30,7 +30,7 @@ async def delete(what: str) -> str:
     return f"{what} deleted"
 
 
-TOOLS = {"search": search, "delete": delete}
+TOOLS: dict[str, Job[[str], str]] = {"search": search, "delete": delete}
 
 
 @app.job
