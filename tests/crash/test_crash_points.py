@@ -59,6 +59,7 @@ ELSEWHERE = {
     **dict.fromkeys(("find_workers", "leased"), "a question of who asks for the workers"),
     "forget_workers": "upkeep of who idles: workers that are gone for long, on whom nothing depends",
 }
+ELSEWHERE["above_ended"] = "of a claim that meets a run of a cancelled tree: see the contract"
 if ON != "sqlite":
     ELSEWHERE |= {
         **dict.fromkeys(("unused_keys", "forget_keys"), "upkeep of who idles: keys of no run, made anew when needed"),

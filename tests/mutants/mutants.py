@@ -727,7 +727,7 @@ _add(
         "store.relational:Relational.finish",
         ("state[0] == e.lease.generation and ", ""),
     ),
-    tests=(_STORE + "many_endings_in_one_call_are_answered_in_order",),
+    tests=(_STORE + "a_zombies_ending_is_refused_beside_its_successors",),
 )
 _add(
     "log lines written again when a round is played again",
