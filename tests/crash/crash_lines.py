@@ -114,7 +114,8 @@ class PostgresLine(Line):
         connect = some.Connection.connect.__func__
 
         def executed(cursor: Any, query: Any, params: Any = None, **more: Any) -> Any:
-            if query == "discard plans":  # said before whatever statement happens to be the 64th
+            # Said before whatever statement happens to be the 64th, or the first of a second.
+            if query == "discard plans" or str(query).startswith("select not pg_is_in_recovery()"):
                 return execute(cursor, query, params, **more)
             return self.asked(cursor.connection, str(query), lambda: execute(cursor, query, params, **more))
 
@@ -129,6 +130,8 @@ class PostgresLine(Line):
     def known(self, sql: str) -> str | None:
         if (name := self._names.get(sql)) is not None:
             return name
+        if "holdfast_meta set value = value" in sql:
+            return "wait for the standby"
         if "pg_current_xact_id()" in sql or sql.startswith("set constraints"):
             return "whose transaction it is"
         return None

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -320,6 +323,80 @@ def test_s9_a_statement_that_takes_too_long_is_interrupted(
     assert ended.wait(PATIENCE)  # the run has ended; the function may be a moment behind
     assert len(said) == 1
     assert charges() == []
+
+
+def test_s9_a_half_read_cursor_does_not_keep_the_lock_of_a_transaction_that_takes_too_long(
+    house: House, clock: HandClock, charges: Callable[[], list[str]]
+) -> None:
+    begun, may_go = threading.Event(), threading.Event()
+    said: list[str] = []
+
+    def half_read(connection: sqlite3.Connection) -> None:
+        put(connection, "ada")
+        cursor = connection.execute("with recursive n (i) as (select 1 union all select i + 1 from n) select i from n")
+        cursor.fetchone()
+        begun.set()
+        assert may_go.wait(PATIENCE)
+        for read in (cursor.fetchone, lambda: next(cursor), cursor.fetchmany, cursor.fetchall):
+            try:
+                read()
+            except sqlite3.OperationalError as error:
+                said.append(str(error))
+
+    def other() -> None:
+        assert begun.wait(PATIENCE)
+        clock.advance(10.1)
+        put_and_commit(house, "eve")
+        may_go.set()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert LIMIT in outcome(house, half_read, clock=clock)
+    thread.join()
+    assert charges() == ["eve"]
+    assert said == ["the transaction of this connection is over: the function has returned, or has taken too long"] * 4
+
+
+STOPPED_ANYWHERE = """
+import random, sqlite3, sys, threading, time
+from holdfast.store.sqlite import SqliteStore
+
+sys.setswitchinterval(1e-5)  # as if there were many threads
+store = SqliteStore("sqlite:///" + sys.argv[1])
+store.migrate()
+over = 0
+for _ in range(150):
+    shared = store.share()
+    begun = threading.Event()
+
+    def stop():
+        begun.wait()
+        time.sleep(random.random() / 1000)
+        shared.stop()
+
+    stopping = threading.Thread(target=stop)
+    stopping.start()
+    begun.set()
+    try:
+        while True:
+            try:
+                shared.connection.execute("select count(*) from holdfast_nothing")
+            except sqlite3.OperationalError as error:
+                if "no such table" not in str(error):
+                    raise
+    except sqlite3.OperationalError as error:
+        over += "the transaction of this connection is over" in str(error)
+    stopping.join()
+    assert not shared.connection.in_transaction
+    shared.close()
+print(over)
+"""
+
+
+def test_s9_a_transaction_is_stopped_within_any_statement_and_within_its_error(tmp_path: Path) -> None:
+    """In a process of its own: two threads that wait for each other within SQLite stop all of Python."""
+    program = [sys.executable, "-c", STOPPED_ANYWHERE, str(tmp_path / "app.db")]
+    assert subprocess.run(program, check=True, timeout=PATIENCE, capture_output=True, text=True).stdout == "150\n"
 
 
 def test_s9_the_leases_of_all_runs_here_are_renewed_with_it(

@@ -398,6 +398,8 @@ def test_what_a_claim_leased_whose_answer_never_came_is_recalled_before_the_next
         store.lost_commits, store.dead_commits = 1, 1
         other, theirs = make(tmp_path, log, worker=False, clock=clock)  # so that the claim has a round of its own
         pending = theirs.trigger(7).wait(LONG)
+        assert app._engine.worker is not None
+        app._engine.worker.wake()  # where nobody is told of others' commits, it would look in a month
         until(lambda: clock.next_timer() == 0.1, "the pause after the error")
         assert pending.refresh().wait(LONG).status == "leased"
         clock.advance(0.1)

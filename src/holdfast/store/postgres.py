@@ -3,6 +3,8 @@
 The rows of a round are one JSON array: the first parameter of their statement, and a text, which any driver can bind.
 Transactions are READ COMMITTED: what a statement has waited for, the next one sees. `several_writers` says what is
 locked when.
+
+Long because connections, the schema and the verbs that PostgreSQL says otherwise are one class.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Never, Self
+from typing import TYPE_CHECKING, Any, Never, Self, cast
 
 from ..basis.errors import DefinitionError, ValidationError
 from .base import SharedTransaction, Tx
@@ -45,14 +45,30 @@ class SharedCursor(sqlite3.Cursor):
 
     def __init__(self, connection: SharedConnection) -> None:
         super().__init__(connection)
-        self._explained = connection.explained
+        self._turn = connection.turn
+
+    def __next__(self) -> Any:
+        with self._turn:
+            return super().__next__()
+
+    def fetchone(self) -> Any:
+        with self._turn:
+            return super().fetchone()
+
+    def fetchmany(self, size: int | None = None) -> list[Any]:
+        with self._turn:
+            return super().fetchmany(self.arraysize if size is None else size)
+
+    def fetchall(self) -> list[Any]:
+        with self._turn:
+            return super().fetchall()
 
     def execute(self, sql: str, parameters: Any = (), /) -> Self:
-        with self._explained():
+        with self._turn:
             return super().execute(sql, parameters)
 
     def executemany(self, sql: str, parameters: Iterable[Any], /) -> Self:
-        with self._explained():
+        with self._turn:
             return super().executemany(sql, parameters)
 
     def executescript(self, *_: object) -> Never:
@@ -67,6 +83,10 @@ class SharedConnection(FileConnection):
     """The thread that alone may use it; None: whoever has it."""
     _refusal: Exception | None = None
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.turn = _Turn(weakref.ref(self))
+
     def lend(self) -> None:
         """From now on it is the function's, within limits."""
         self._cursors: weakref.WeakSet[sqlite3.Cursor] = weakref.WeakSet()
@@ -79,7 +99,7 @@ class SharedConnection(FileConnection):
 
         def look() -> bool:
             one = mine()
-            return one is not None and one._refuses_all()
+            return one is not None and one.refuses_all()
 
         super().set_authorizer(judge)
         super().set_progress_handler(look, _LOOK)
@@ -102,9 +122,6 @@ class SharedConnection(FileConnection):
             super().set_authorizer(None)
             super().set_progress_handler(None, 0)
 
-    def _refuses_all(self) -> bool:
-        return self._owner is not None and self._owner != threading.get_ident()
-
     def _judge(self, action: int) -> int:
         if self._owner == threading.get_ident():
             return sqlite3.SQLITE_OK
@@ -118,17 +135,18 @@ class SharedConnection(FileConnection):
             return sqlite3.SQLITE_OK
         return sqlite3.SQLITE_DENY
 
-    def explained(self) -> _Explained:
-        """What SQLite refuses within, by our word, is raised as what it means."""
-        return _Explained(self)
+    def refuses_all(self) -> bool:
+        """Whether this thread has nothing to do here any more."""
+        return self._owner is not None and self._owner != threading.get_ident()
 
-    def why(self, error: sqlite3.Error) -> Exception | None:
+    def why(self, error: BaseException | None) -> Exception | None:
         """Why we have refused a statement; None if it was not us."""
         refusal, self._refusal = self._refusal, None
-        code = getattr(error, "sqlite_errorcode", None)
-        if code == sqlite3.SQLITE_INTERRUPT and self._refuses_all():
+        if not isinstance(error, sqlite3.DatabaseError):
+            return None
+        if self.refuses_all():
             return sqlite3.OperationalError(_OVER)
-        return refusal if code == sqlite3.SQLITE_AUTH else None
+        return refusal if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_AUTH else None
 
     # -- what would end the transaction, or take the guard away ------------------------------------------------
 
@@ -137,12 +155,10 @@ class SharedConnection(FileConnection):
         return self._noted(super().cursor(made))
 
     def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
-        with self.explained():
-            return self._noted(super().execute(sql, parameters))
+        return cast("sqlite3.Cursor", self.cursor().execute(sql, parameters))
 
     def executemany(self, sql: str, parameters: Iterable[Any], /) -> sqlite3.Cursor:
-        with self.explained():
-            return self._noted(super().executemany(sql, parameters))
+        return cast("sqlite3.Cursor", self.cursor().executemany(sql, parameters))
 
     def _noted(self, cursor: sqlite3.Cursor) -> sqlite3.Cursor:
         if self._lent:
@@ -173,17 +189,32 @@ class SharedConnection(FileConnection):
         super().close()
 
 
-class _Explained:
-    __slots__ = ("_connection",)
+class _Turn:
+    """One thread at a time is inside of SQLite with this connection, and hears in our words what we have refused there.
 
-    def __init__(self, connection: SharedConnection) -> None:
+    SQLite would let several in, one behind the other. But Python's `sqlite3` asks for an error's text, with the
+    interpreter held, after it has left SQLite: it then finds the text of the other thread's statement, takes an error
+    for a success, or waits for a lock of SQLite's whose owner waits in a callback for the interpreter, for ever.
+    """
+
+    __slots__ = ("_connection", "_lock")
+
+    def __init__(self, connection: weakref.ref[SharedConnection]) -> None:
         self._connection = connection
+        self._lock = threading.RLock()  # a function of the user's that SQL calls may itself ask
 
     def __enter__(self) -> None:
-        return
+        self._lock.acquire()
+        connection = self._connection()
+        if connection is not None and connection.refuses_all():
+            self._lock.release()
+            raise sqlite3.OperationalError(_OVER)
 
     def __exit__(self, kind: object, error: BaseException | None, at: object) -> None:
-        if isinstance(error, sqlite3.DatabaseError) and (meant := self._connection.why(error)) is not None:
+        connection = self._connection()
+        meant = None if connection is None else connection.why(error)
+        self._lock.release()
+        if meant is not None:
             raise meant from None
 
 
@@ -201,9 +232,10 @@ class SqliteShared(SharedTransaction):
     def take_back(self) -> None:
         self.connection.own()
         try:
-            _settle(self.connection)
-            self.connection.close_cursors()
-            is_open = self.connection.in_transaction
+            with self.connection.turn:
+                _settle(self.connection)
+                self.connection.close_cursors()
+                is_open = self.connection.in_transaction
         except sqlite3.ProgrammingError as error:  # closed, by way of the base class
             raise DefinitionError(f"{_ENDED}.") from error
         if not is_open:
@@ -214,12 +246,10 @@ class SqliteShared(SharedTransaction):
     def stop(self) -> None:
         connection = self.connection
         connection.own()
-        with contextlib.suppress(sqlite3.Error):
-            connection.interrupt()
-        if sqlite3.threadsafety < 3:
-            return  # this SQLite is not made for two threads at one connection: it is undone when it is closed
-        with contextlib.suppress(sqlite3.Error):
-            # Before it is rolled back: a statement that was about to run would be a transaction by itself.
+        # A running statement stops at its next look; then it is our turn. Not interrupt(): as long as the function has
+        # a half-read cursor, it would interrupt these two as well.
+        # Read-only before it is rolled back: a statement that was about to run would be a transaction by itself.
+        with contextlib.suppress(sqlite3.Error), connection.turn:
             connection.execute("pragma query_only = on")
             connection.execute("rollback")
 
