@@ -23,13 +23,13 @@ from .commit.forks import inside
 from .commit.reply import LazyReply, Reply, answer, hand_on, may_block, no_waiting
 from .engine.arguments import checked_count, checked_limit_of_time, checked_timeout, several
 from .engine.children import Bindable
-from .engine.compose import Done, LoopResult, loop, sequence, sleeping
+from .engine.compose import NO_OPTIONS, Done, LoopResult, loop, sequence, sleeping
 from .engine.context import STEP_TYPES, Step, SyncStep, step_function, step_options
 from .engine.engine import Engine
 from .engine.labels import LabelsSchema
 from .engine.registry import JobDefinition, checked_name
 from .engine.worker import Worker
-from .job import Job, JobDecorator, JobOptions, SleepingJob, checked_options, define
+from .job import Job, JobDecorator, JobOptions, SleepingJob, checked_options, define, handle
 from .managing import Managing
 from .model.options import Options
 from .model.retry import Retry
@@ -57,7 +57,7 @@ class Jobs:
         definition = self._app._engine.registry.get(key)
         if definition is None:
             raise AttributeError(f"there is no job {key!r}")
-        return Job(definition, self._app)
+        return handle(definition, self._app)
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self._app._engine.registry.keys()]
@@ -211,8 +211,10 @@ class Holdfast(Managing):
         mapping, each by its name. The output of the last is that of the sequence. If one has none, those after it do
         not run, and the sequence ends as `finalize_failed`, naming it.
         """
-        stages = [self.register(job)._definition for job in several(jobs, (Job,), "jobs")]
-        return Job(self._add(sequence(checked_name(name, "job name"), stages)), self)
+        listed: list[Job[..., Any]] = several(jobs, (Job,), "jobs")
+        stages = [self.register(job)._definition for job in listed]
+        options = [job._options for job in listed]
+        return Job(self._add(sequence(checked_name(name, "job name"), stages, options)), self)
 
     @overload
     def loop(
@@ -246,7 +248,8 @@ class Holdfast(Managing):
         else:
             localns = sys._getframe(1).f_locals
             inner = self._add(define(iteration, {"name": f"{name}.iteration"}, localns))
-        return Job(self._add(loop(checked_name(name, "job name"), inner, max_iterations, delay)), self)
+        options = iteration._options if isinstance(iteration, Job) else NO_OPTIONS
+        return Job(self._add(loop(checked_name(name, "job name"), inner, max_iterations, delay, options)), self)
 
     @overload
     def sleeping(self, name: str, /, *, output: type[R], deadline: Duration | None = None) -> SleepingJob[R]: ...
@@ -306,13 +309,13 @@ class Holdfast(Managing):
         for job in jobs:
             if not isinstance(job, Job):
                 raise ValidationError(f"register: {shown(job)} is not a job. Decorate it with @holdfast.job.")
-        handles = tuple(Job[..., Any](self._add(job._definition), self) for job in jobs)
+        handles = tuple(handle(self._add(job._definition), self) for job in jobs)
         return handles[0] if len(handles) == 1 else handles
 
     def get_job(self, name: str) -> Job[..., Any] | None:
         """The job of this name or key; None if there is none."""
         definition = self._engine.registry.get(name)
-        return None if definition is None else Job(definition, self)
+        return None if definition is None else handle(definition, self)
 
     # -- life --------------------------------------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ from .engine.arguments import (
     checked_retry,
 )
 from .engine.call import Call, TriggerOptions
+from .engine.compose import Asleep
 from .engine.context import STEP_TYPES, Step, SyncStep
 from .engine.family import Children, ChildResult
 from .engine.registry import JobDefinition, checked_key, checked_labels, checked_name
@@ -325,6 +326,12 @@ class SleepingJob(Job[[str], R_co]):
 
     def __repr__(self) -> str:
         return f"<SleepingJob {self.name}>"
+
+
+def handle(definition: JobDefinition, app: Managing | None) -> Job[..., Any]:
+    """The handle of a job, of the class that was made for it."""
+    kind = SleepingJob if isinstance(definition.fn, Asleep) else Job
+    return kind(definition, app)
 
 
 def define(fn: Callable[..., Any], options: JobOptions, localns: Mapping[str, Any] | None) -> JobDefinition:

@@ -231,6 +231,9 @@ class Managing(Watching):
         """
         if (output is _NOTHING) == (error is None):
             raise ValidationError("wake: give output= or error=, one of them.")
+        given: object = job
+        if not isinstance(given, SleepingJob):
+            raise ValidationError(f"wake: {shown(job)} is not a sleeping job. Make it with app.sleeping(…).")
         if error is None:
             shape: Any = job._definition.output
             said = written(shape.keep(output, "output").text)
@@ -238,6 +241,7 @@ class Managing(Watching):
             kind = type(error).__name__ if isinstance(error, BaseException) else None
             said = {"error": fit(error) if isinstance(error, BaseException) else error, "error_type": kind}
         engine, call = self._engine, job._bound(key)
+        self._check(call, "wake")
         text = to_json(said).decode()
         check_size(text, engine.options.max_input_bytes, "output")
         reply: Reply[Run[R]] = Reply(f"wake of {job.name} {key}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
 
 from pydantic_core import from_json
 
@@ -19,6 +19,7 @@ from .engine.subscription import Subscription
 from .model.event import Event
 from .model.run import Disposition, RunRow, RunStatus
 from .model.step import AttemptRow, LogRow, StepKey, StepRow
+from .model.wait import BELOW, WHICH, WaitKind, WaitRow, kind_of, step_of
 
 if TYPE_CHECKING:
     from .engine.registry import JobDefinition
@@ -179,7 +180,13 @@ class Run(Generic[R_co]):
         return self._row.root_id
 
     @property
+    def is_finalize(self) -> bool:
+        """Whether it is the finalize of the run above it."""
+        return bool(self._row.is_finalize)
+
+    @property
     def waiting_for(self) -> str | None:
+        """While it waits: `timer`, `signal`, `child`, `children` or `finalize`."""
         return self._row.waiting_for
 
     @property
@@ -262,7 +269,7 @@ class StepRecord:
 
     `status` is `completed` or `failed` once it is saved. Before that it is `running` (it is called, or rests until its
     next try; known some tenths of a second after it began, at the latest with the next renewal of the lease) or
-    `interrupted` (the execution that called it is over; the next one will call it again).
+    `interrupted` (the execution that called it is over; the next one will call it again). A wait is `waiting`.
     """
 
     name: str
@@ -280,16 +287,41 @@ class StepRecord:
     """Its tries, in order. The last one is how it ended."""
     output_dropped: bool = False
     """It had an output, which was dropped after the end of the run (`preserve_steps`)."""
+    wait: WaitKind | None = None
+    """What it waits or waited for; None: it calls a function."""
+    until: datetime | None = None
+    """Of a wait that goes on: no longer than until then."""
 
     @classmethod
-    def all(cls, rows: Iterable[StepRow], tries: Iterable[AttemptRow], payloads: Payloads) -> list[StepRecord]:
-        """The records of a run: its saved steps, and those that were begun."""
+    def all(
+        cls,
+        rows: Iterable[StepRow],
+        tries: Iterable[AttemptRow],
+        payloads: Payloads,
+        waits: Iterable[WaitRow] = (),
+    ) -> list[StepRecord]:
+        """The records of a run: its saved steps, those that were begun, and what it waits for."""
         by_step: dict[StepKey, list[AttemptRow]] = {}
         for one in tries:
             by_step.setdefault(StepKey(one.name, one.occurrence), []).append(one)
         records = [cls.of(row, by_step.pop(StepKey(row.name, row.occurrence), []), payloads) for row in rows]
         records += [cls._begun(begun, payloads) for begun in by_step.values()]
+        saved = {StepKey(record.name, record.occurrence) for record in records if record.status == "completed"}
+        going_on = {key: row for row in waits if (key := step_of(row.key)) not in saved}
+        # What failed in an attempt before is waited for anew.
+        records = [record for record in records if StepKey(record.name, record.occurrence) not in going_on]
+        # Where they stand in the order is written when they are over: until then they are last.
+        last = max((record.index for record in records), default=-1)
+        records += [cls._waiting(row, last + number) for number, row in enumerate(going_on.values(), 1)]
         return sorted(records, key=lambda record: (record.index, record.started_at, record.name, record.occurrence))
+
+    @classmethod
+    def _waiting(cls, row: WaitRow, index: int) -> StepRecord:
+        key = step_of(row.key)
+        return cls(
+            key.name, key.occurrence, index, "waiting", 0, None, None, None, None, _time(row.created_at), None, (),
+            wait=cast("WaitKind", row.kind), until=to_datetime(row.until),
+        )  # fmt: skip
 
     @classmethod
     def _begun(cls, tries: list[AttemptRow], payloads: Payloads) -> StepRecord:
@@ -303,13 +335,14 @@ class StepRecord:
     @classmethod
     def of(cls, row: StepRow, tries: list[AttemptRow], payloads: Payloads) -> StepRecord:
         failure = None if row.error is None else _failure(row.error, payloads)
+        wait = kind_of(row.fingerprint)
         return cls(
             name=row.name,
             occurrence=row.occurrence,
             index=row.position,
             status=row.status,
             attempt=row.attempt,
-            output=None if row.output is None else payloads.shown(row.output),
+            output=None if row.output is None else _output(row.output, wait, payloads),
             error=None if failure is None else failure.message,
             error_type=None if failure is None else failure.short_type,
             traceback=None if failure is None else failure.traceback,
@@ -318,7 +351,15 @@ class StepRecord:
             attempts=_with_the_last(row, tries, failure, payloads),
             # Also what is nothing is kept as text.
             output_dropped=row.status == "completed" and row.output is None,
+            wait=wait,
         )
+
+
+def _output(stored: str, wait: WaitKind | None, payloads: Payloads) -> Any:
+    # What runs below came to is theirs, unless it is small: then only which they were is kept.
+    if wait in BELOW and payloads.shown_text(stored).startswith(WHICH):
+        return None
+    return payloads.shown(stored)
 
 
 def _with_the_last(

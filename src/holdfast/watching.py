@@ -79,14 +79,17 @@ class Watching:
         limit: int | None = 100,
         offset: int = 0,
         before: str | None = None,
+        parent: str | None = None,
     ) -> Reply[list[Run[Any]]]:
         """Runs, newest first, that fit all that is given; nothing given means all.
 
         `limit=None` gives every one. `before`: only runs older than the one with this id, for paging that stays
-        stable while new runs come in.
+        stable while new runs come in. `parent`: only runs directly below the one with this id.
         """
         jobs = tuple(one.name if isinstance(one, Job) else one for one in several(job, (str, Job), "job"))
-        return self._get_runs(jobs=jobs, status=status, labels=labels, limit=limit, offset=offset, before=before)
+        return self._get_runs(
+            jobs=jobs, status=status, labels=labels, limit=limit, offset=offset, before=before, parent=parent
+        )
 
     def _get_runs(
         self,
@@ -97,6 +100,7 @@ class Watching:
         limit: int | None,
         offset: int,
         before: str | None,
+        parent: str | None = None,
     ) -> Reply[list[Run[Any]]]:
         wanted = RunFilter(
             jobs=tuple(checked_text(job, "job") for job in jobs),
@@ -105,11 +109,12 @@ class Watching:
             limit=None if limit is None else checked_count(limit, "limit"),
             offset=checked_count(offset, "offset"),
             before=None if before is None else checked_text(before, "before"),
+            parent=None if parent is None else checked_text(parent, "parent"),
         )
         return self._find(wanted, lambda rows: [self._seen(row) for row in rows])
 
     def get_steps(self, run_id: str) -> Reply[list[StepRecord]]:
-        """The steps of a run, in the order in which they were started: saved ones, and those that are tried now.
+        """The steps of a run, in the order in which they were started: saved ones, those tried now, and waits.
 
         Some time after the end of the run their outputs are dropped (`output_dropped`), unless `preserve_steps=True`.
         """
@@ -117,9 +122,9 @@ class Watching:
         checked_text(run_id, "run id")
         return self._engine.reader.read(
             "get_steps",
-            # In this order: what is saved in between is saved, not running.
-            lambda c: (store.find_attempts(c, run_id), store.find_steps(c, run_id)),
-            lambda found: StepRecord.all(found[1], found[0], payloads),
+            # In this order: what is saved in between is saved, neither running nor waiting.
+            lambda c: (store.find_attempts(c, run_id), store.find_waits(c, run_id), store.find_steps(c, run_id)),
+            lambda found: StepRecord.all(found[2], found[0], payloads, found[1]),
         )
 
     def get_logs(self, run_id: str, *, after: int = 0, limit: int | None = None) -> Reply[list[LogLine]]:

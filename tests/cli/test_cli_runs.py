@@ -22,8 +22,8 @@ ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 RUN_KEYS = {
     "id", "job_name", "status", "input", "output", "error", "error_type", "progress", "labels", "queue", "priority",
     "idempotency_key", "concurrency_key", "generation", "attempt", "crashes", "lease_owner", "lease_expires_at",
-    "run_at", "created_at", "updated_at", "started_at", "completed_at", "parent_id", "root_id", "waiting_for",
-    "completed_step_count", "current_step_index",
+    "run_at", "created_at", "updated_at", "started_at", "completed_at", "parent_id", "root_id",
+    "is_finalize", "waiting_for", "completed_step_count", "current_step_index",
 }  # fmt: skip
 
 
@@ -213,7 +213,7 @@ def test_show_as_json_has_run_steps_and_logs(cli: Cli, shop: Shop) -> None:
     good, bad = shop.greet.trigger("Ada").wait(), shop.refuse.trigger("out of stock").wait()
     shop.work()
     shown = parsed(cli("runs", "show", good.id, "-u", shop.url, "--json"))
-    assert set(shown) == {"run", "steps", "logs"}
+    assert set(shown) == {"run", "steps", "logs", "below", "below_is_whole"}
     assert [(step["name"], step["status"], step["output"]) for step in shown["steps"]] == [
         ("greet", "completed", "HELLO ADA")
     ]

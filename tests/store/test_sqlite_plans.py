@@ -294,6 +294,7 @@ def test_a_hot_statement_costs_the_same_with_a_long_history(full: sqlite3.Connec
         RunFilter(labels=(("env", "test"),), limit=20),
         RunFilter(parent=PARENT, awaited_as="wait#0", limit=20),
         RunFilter(parent=ROOT, awaited_as="other#0"),
+        RunFilter(root=ROOT, limit=20),
     ],
     ids=repr,
 )

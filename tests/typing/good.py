@@ -184,6 +184,7 @@ async def in_async_code() -> None:
         assert_type(await with_step.get_runs(status="failed", limit=5), list[Run[Table]])
         assert_type(await app.get_run("id"), Run[Any] | None)
         assert_type(await app.get_runs(job=[with_step, "other"], status=[RunStatus.FAILED]), list[Run[Any]])
+        assert_type(await app.get_runs(parent="id"), list[Run[Any]])
         assert_type(await app.get_steps("id"), list[StepRecord])
         assert_type(await app.get_logs("id"), list[LogLine])
         assert_type(await app.wait_for_run("id", timeout=5), Run[Any])

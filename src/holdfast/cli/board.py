@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
@@ -19,15 +19,14 @@ from ..model.run import RunStatus
 from ..run import Run
 from .choice import ID_LENGTH
 from .terminal import console, plain_line, say
-from .view import STYLES, lasted, many, progress_line, status_text
+from .tree import job_label, words
+from .view import FIRST, STYLES, lasted, many, progress_line, status_text
 
 #: Without a terminal: seconds between two lines of one run that say how far it is.
 _LINE_SECONDS = 5.0
 #: Lines of the terminal that are left to others: the prompt above, our summary below.
 _MARGIN = 4
 _NARROW = 90
-#: What one looks for comes first, when there is no room for all.
-_FIRST = [RunStatus.LEASED, RunStatus.WAITING, *RunStatus.errored(), RunStatus.PENDING, RunStatus.COMPLETED]
 
 
 class Board:
@@ -37,6 +36,7 @@ class Board:
         self._live = Live(console=console(), auto_refresh=False) if console().is_terminal and not quiet else None
         self._runs: list[Run[Any]] = []
         self._gone: Collection[str] = ()
+        self._depths: Mapping[str, int] = {}
         self._told: dict[str, tuple[RunStatus, float]] = {}
 
     def __enter__(self) -> Self:
@@ -52,9 +52,11 @@ class Board:
             self._live.update(self._picture(len(self._runs)), refresh=True)
             self._live.stop()
 
-    def show(self, runs: list[Run[Any]], gone: Collection[str]) -> None:
-        """How they are now; `gone` are the ids of those that were deleted."""
-        self._runs, self._gone = runs, gone
+    def show(
+        self, runs: list[Run[Any]], gone: Collection[str] = (), depths: Mapping[str, int] | None = None
+    ) -> None:
+        """How they are now; `gone` are the ids of those that were deleted, `depths` tell how far below they are."""
+        self._runs, self._gone, self._depths = runs, gone, depths or {}
         if self._live is None:
             self._tell()
         else:
@@ -65,7 +67,8 @@ class Board:
         left_out = 0
         if len(runs) > room:
             order = {run.id: number for number, run in enumerate(runs)}
-            first = sorted(runs, key=lambda run: (_FIRST.index(run.status), order[run.id]))[: room - 1]
+            top = runs[0].id if self._depths else None
+            first = sorted(runs, key=lambda run: (run.id != top, FIRST.index(run.status), order[run.id]))[: room - 1]
             left_out = len(runs) - len(first)
             runs = sorted(first, key=lambda run: order[run.id])
         parts: list[Any] = [self._table(runs)]
@@ -77,7 +80,7 @@ class Board:
     def _table(self, runs: list[Run[Any]]) -> Table:
         roomy = console().width >= _NARROW
         table = Table(box=None, pad_edge=False, header_style="bold")
-        job = max([len("JOB"), *(min(len(run.job_name), 24) for run in runs)])
+        job = max([len("JOB"), *(min(len(self._label(run)), 24 if not self._depths else 36) for run in runs)])
         widths = {"JOB": job, "STATUS": len("completed"), "": 20 if roomy else 10, "TOOK": 6}
         if roomy:
             widths = {"ID": ID_LENGTH, **widths}
@@ -92,13 +95,17 @@ class Board:
         for run in runs:
             gone = run.id in self._gone
             cells: list[Any] = [Text(run.id, style="dim" if run.is_terminal else "")] if roomy else []
-            cells.append(Text(plain_line(run.job_name, 60)))
+            cells.append(Text(self._label(run)))
             cells.append(Text("deleted", style="magenta") if gone else status_text(run.status))
             cells.append("" if gone else _bar(run))
-            cells.append(Text(_words(run), style="red" if run.error else ""))
+            cells.append(Text(words(run), style="red" if run.error else ""))
             cells.append(Text(lasted(run)))
             table.add_row(*cells)
         return table
+
+    def _label(self, run: Run[Any]) -> str:
+        depth = self._depths.get(run.id, 0)
+        return ("  " * (depth - 1) + "└ " if depth else "") + job_label(run)
 
     def _summary(self) -> Text:
         counts = Counter(run.status for run in self._runs if run.id not in self._gone)
@@ -115,16 +122,9 @@ class Board:
             status, at = self._told.get(run.id, (None, 0.0))
             moves = run.status is RunStatus.LEASED and progress_line(run) and now - at >= _LINE_SECONDS
             if run.status is not status or moves:
-                words = f"{run.job_name}  {run.status}  {_words(run)}"
-                say(f"{datetime.now(UTC):%H:%M:%S}  {run.id}  {plain_line(words, 300)}")
+                line = f"{job_label(run)}  {run.status}  {words(run)}"
+                say(f"{datetime.now(UTC):%H:%M:%S}  {run.id}  {plain_line(line, 300)}")
                 self._told[run.id] = run.status, now
-
-
-def _words(run: Run[Any]) -> str:
-    """How far it is, or what became of it."""
-    if run.error:
-        return plain_line(f"{run.error_type}: {run.error}" if run.error_type else run.error, 80)
-    return progress_line(run)
 
 
 def _bar(run: Run[Any]) -> ProgressBar | str:

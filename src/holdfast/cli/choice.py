@@ -14,7 +14,7 @@ from ..basis.durations import seconds
 from ..basis.errors import NotFoundError, ValidationError
 from ..model.run import RunFilter, RunStatus
 from ..run import Run
-from .load import app_for
+from .load import app_at, app_for
 
 Url = Annotated[
     str | None,
@@ -58,6 +58,17 @@ def whole(run_id: str) -> Iterator[None]:
         if len(run_id) < ID_LENGTH and run_id in error.message:
             raise NotFoundError(f"{error.message} (Give the whole id: it has {ID_LENGTH} characters.)") from error
         raise
+
+
+def of_module(place: str, context: typer.Context, url: str | None) -> Holdfast:
+    """The app of a module. Its own database is used: another one on the command line is refused."""
+    app = app_at(place)
+    source = context.get_parameter_source("url")
+    if url and source is not None and source.name == "COMMANDLINE" and url != app._engine.store.name:
+        raise ValidationError(
+            f"{place} uses {app._engine.store.name}, not {url}. Leave --url out, or set the app's own database."
+        )
+    return app
 
 
 def need(app: Holdfast, run_id: str) -> Run[Any]:

@@ -19,6 +19,7 @@ from .forget import delete, purge
 from .load import app_for
 from .move import move
 from .runs import runs
+from .send import signal, wake
 from .terminal import plain_line, print_json, say
 from .watch import watch
 from .worker import worker
@@ -35,6 +36,9 @@ cli: typer.Typer = typer.Typer(
 cli.command(epilog=exits.EPILOG)(demo)
 cli.command(epilog=exits.EPILOG)(worker)
 cli.command(epilog=exits.EPILOG)(workers)
+# A negative number is a value, no option.
+cli.command(epilog=exits.EPILOG, context_settings={"ignore_unknown_options": True})(signal)
+cli.command(epilog=exits.EPILOG)(wake)
 cli.command(epilog=exits.EPILOG)(move)
 cli.command(epilog=exits.EPILOG)(doctor)
 runs.command(epilog=exits.EPILOG)(watch)

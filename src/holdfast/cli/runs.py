@@ -24,14 +24,16 @@ from .choice import (
     labels_of,
     moment_of,
     need,
+    of_module,
     opened,
     statuses_of,
     whole,
 )
-from .load import app_at
 from .terminal import print_json, say
 from .terminal import show as show_table
-from .view import log_document, log_text, run_document, run_table, runs_table, step_document, steps_table
+from .timeline import timeline
+from .tree import below, tree_of
+from .view import log_document, log_text, run_document, run_table, runs_table, step_document
 
 runs: typer.Typer = typer.Typer(
     help="List, show, watch, cancel, retrigger, delete and purge runs.", no_args_is_help=True, epilog=exits.EPILOG
@@ -79,12 +81,16 @@ def show(
     run_id: RunId,
     url: Url = None,
     logs: Annotated[int, typer.Option("--logs", min=0, help="How many of the last log lines.")] = _LOGS_SHOWN,
-    all_steps: Annotated[bool, typer.Option("--all", help="Every step and every log line.")] = False,
+    all_steps: Annotated[bool, typer.Option("--all", help="Every step, run below and log line.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show a run: what it is, its steps, its last log lines. As JSON: all of them."""
+    """Show a run: what it is, the tree of runs below it, its steps and their attempts over time, its last log lines.
+
+    As JSON: all of them.
+    """
     with opened(url) as app:
         run = need(app, run_id)
+        members = below(app, run)
         steps = app.get_steps(run_id).wait()
         lines = app.get_logs(run_id).wait()
     if as_json:
@@ -93,17 +99,22 @@ def show(
                 "run": run_document(run),
                 "steps": [step_document(step) for step in steps],
                 "logs": [log_document(line) for line in lines],
+                "below": [run_document(one) for one in members.runs],
+                "below_is_whole": members.is_whole,
             }
         )
         return
     show_table(run_table(run))
+    if members.runs:
+        say("")
+        show_table(tree_of(run, members, everything=all_steps))
     if steps:
         # The end of a run is what one looks for: the last step, the one that failed.
         left_out = 0 if all_steps else max(0, len(steps) - _STEPS_SHOWN)
         say("")
         if left_out:
             say(Text(f"… {left_out} earlier steps (--all shows them)", style="dim"))
-        show_table(steps_table(steps[left_out:]))
+        show_table(timeline(run, steps[left_out:], steps))
     shown = lines if all_steps else lines[len(lines) - min(logs, len(lines)) :]
     if shown:
         say("")
@@ -137,12 +148,7 @@ def retrigger(
             "retrigger checks the stored input against the job as it is today, so it needs the app: "
             f"holdfast runs retrigger {run_ids[0]} --app yourmodule:app"
         )
-    app = app_at(place)
-    source = context.get_parameter_source("url")
-    if url and source is not None and source.name == "COMMANDLINE" and url != app._engine.store.name:
-        raise ValidationError(
-            f"{place} uses {app._engine.store.name}, not {url}. Leave --url out, or set the app's own database."
-        )
+    app = of_module(place, context, url)
     try:
         each(
             run_ids,

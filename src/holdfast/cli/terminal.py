@@ -16,8 +16,7 @@ from functools import cache
 from typing import Any
 
 from pydantic_core import from_json, to_json
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, RenderableType
 from rich.text import Text
 
 #: Wide enough that nothing is cut for a pipe, where nobody sees the edge.
@@ -81,8 +80,8 @@ def console() -> Console:
     return Console(highlight=False, width=_PIPE_WIDTH)
 
 
-def show(table: Table) -> None:
-    """A table; in a pipe without the blanks that would fill its last column."""
+def show(table: RenderableType) -> None:
+    """A table or tree; in a pipe without the blanks that would fill its last column."""
     if console().is_terminal:
         console().print(table)
         return

@@ -22,11 +22,12 @@ STYLES = {
     RunStatus.FINALIZE_FAILED: "red",
     RunStatus.CANCELLED: "magenta",
 }
+#: What one looks for comes first, where there is no room for all.
+FIRST = [RunStatus.LEASED, RunStatus.WAITING, *RunStatus.errored(), RunStatus.PENDING, RunStatus.COMPLETED]
 _LEVELS = {"debug": "dim", "info": "", "warning": "yellow", "error": "red"}
 
 #: Below this many columns a table of runs keeps only what tells one run from another.
 _NARROW = 90
-_STEP_STATUS = {"completed": "green", "failed": "red"}
 
 
 # -- for programs ----------------------------------------------------------------------------------------------
@@ -60,6 +61,7 @@ def run_document(run: Run[Any]) -> dict[str, Any]:
         "completed_at": iso(run.completed_at),
         "parent_id": run.parent_id,
         "root_id": run.root_id,
+        "is_finalize": run.is_finalize,
         "waiting_for": run.waiting_for,
         "completed_step_count": run.completed_step_count,
         "current_step_index": run.current_step_index,
@@ -80,6 +82,18 @@ def step_document(step: StepRecord) -> dict[str, Any]:
         "error_type": step.error_type,
         "started_at": iso(step.started_at),
         "completed_at": iso(step.completed_at),
+        "wait": step.wait,
+        "until": iso(step.until),
+        "attempts": [
+            {
+                "number": one.number,
+                "run_attempt": one.run_attempt,
+                "started_at": iso(one.started_at),
+                "ended_at": iso(one.ended_at),
+                "error": one.error,
+            }
+            for one in step.attempts
+        ],
     }
 
 
@@ -158,6 +172,9 @@ def run_table(run: Run[Any]) -> Table:
     fact("run", run.id)
     fact("job", plain_line(run.job_name))
     fact("status", status)
+    fact("waits for", run.waiting_for and plain_line(run.waiting_for))
+    above = run.parent_id and run.parent_id + (f", in the tree of {run.root_id}" if run.root_id != run.parent_id else "")
+    fact("finalize of" if run.is_finalize else "below", above)
     fact("progress", progress_line(run, room))
     fact("labels", plain_line(", ".join(f"{key}={value}" for key, value in sorted(run.labels.items())), 4 * room))
     fact("created", moment(run.created_at))
@@ -183,27 +200,6 @@ def many(count: int, what: str) -> str:
 def moment(when: datetime | None) -> str | None:
     """A time in UTC, to the second."""
     return None if when is None else when.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
-def steps_table(steps: list[StepRecord]) -> Table:
-    """One line per saved step; what it gave is shortened to the room there is."""
-    room = max(10, console().width - 60)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("STEP", no_wrap=True, overflow="ellipsis", min_width=8)
-    table.add_column("STATUS", no_wrap=True, min_width=len("completed"))
-    table.add_column("TOOK", no_wrap=True, justify="right")
-    table.add_column("OUTPUT", no_wrap=True, overflow="ellipsis")
-    for step in steps:
-        name = plain_line(step.name, 60) + (f" #{step.occurrence + 1}" if step.occurrence else "")
-        if step.status == "failed":
-            given = Text(plain_line(f"{step.error_type}: {step.error}", room), style="red")
-        elif step.output_dropped:
-            given = Text("(dropped)", style="dim")
-        else:
-            given = Text(json_line(step.output, room))
-        took = ago(((step.completed_at or datetime.now(UTC)) - step.started_at).total_seconds())
-        table.add_row(Text(name), Text(step.status, style=_STEP_STATUS.get(step.status, "")), Text(took), given)
-    return table
 
 
 def log_text(line: LogLine) -> Text:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +18,7 @@ from .choice import ByJob, ByLabel, Url, labels_of, need, opened, these
 from .progress import Bar
 from .terminal import plain_line, print_json, print_json_line, say
 from .terminal import show as show_table
+from .tree import below
 from .view import log_text, many, progress_line, run_document, run_table
 
 #: How often `watch` looks. The end of a single run is noticed sooner, by the library.
@@ -32,13 +34,14 @@ def watch(
     label: ByLabel = None,
     all_active: Annotated[bool, typer.Option("--all-active", help="All that have not ended yet.")] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="One run: its document at the end. Many: a line whenever one has changed.")
+        bool,
+        typer.Option("--json", help="One run: it and all below it, at the end. Many: a line whenever one has changed."),
     ] = False,
 ) -> None:
-    """Follow runs to their end: status, progress, and the log of a single one.
+    """Follow runs to their end: status, progress, and of a single one its log and all runs below it.
 
-    With --job, --label or --all-active: the runs that are active now. The exit code tells how they ended: the worst of
-    all counts.
+    It ends when the runs that were asked for have ended. With --job, --label or --all-active: the runs that are active
+    now. The exit code tells how they ended: the worst of all counts.
     """
     chosen = bool(job or label or all_active)
     if bool(run_ids) == chosen:
@@ -71,39 +74,83 @@ def watch(
 def _watch_one(app: Holdfast, run_id: str, as_json: bool) -> None:
     run = need(app, run_id)
     try:
-        run = _follow(app, run, quiet=as_json)
+        run = run.wait().wait() if as_json else _follow(app, run)
     except KeyboardInterrupt:
         if not as_json:
             say(f"Stopped watching; the run goes on: {run.id}")
         raise typer.Exit(exits.INTERRUPTED) from None
+    members = below(app, run)
     if as_json:
-        print_json({"run": run_document(run)})
+        print_json(
+            {
+                "run": run_document(run),
+                "below": [run_document(one) for one in members.runs],
+                "below_is_whole": members.is_whole,
+            }
+        )
     else:
         show_table(run_table(run))
+        if left := sum(not one.is_terminal for one in members.runs):
+            say(f"{many(left, 'run')} below it {'has' if left == 1 else 'have'} not ended yet.")
     raise typer.Exit(exits.of_run(run.status))
 
 
-def _follow(app: Holdfast, run: Run[Any], *, quiet: bool) -> Run[Any]:
-    end = run.wait()
-    if quiet:
-        return end.wait()
-    last_line = 0
+def _follow(app: Holdfast, run: Run[Any]) -> Run[Any]:
+    """The ended run. Once there are runs below it they are all on one board."""
+    looks, log = _Looks(run), _Log(app, run.id)
     with Bar() as bar:
         while True:
+            if run._row.tree and (members := below(app, run)).runs:
+                break
             told = run.progress or {}
             name = f"{plain_line(run.job_name, 30)} {run.status}"
             bar.show(name, told.get("current"), told.get("total"), progress_line(run))
-            for line in app.get_logs(run.id, after=last_line).wait():
-                bar.say(log_text(line))
-                last_line = line.id
+            log.tell()
             if run.is_terminal:
                 return run
-            try:
-                run = end.wait(_LOOK_SECONDS)
-            except TimeoutError:
-                if end.done():
-                    raise
-                run = run.refresh().wait()
+            run = looks.next(run)
+    with Board() as board:
+        while True:
+            board.show([run, *members.runs], depths=members.depths)
+            log.tell()
+            if run.is_terminal:
+                return run
+            run = looks.next(run)
+            members = below(app, run)
+
+
+class _Looks:
+    """One look at a run after the other, until it has ended."""
+
+    def __init__(self, run: Run[Any]) -> None:
+        self._end = run.wait()
+        self._at = time.monotonic()
+
+    def next(self, run: Run[Any]) -> Run[Any]:
+        """As it is a little later, or at its end."""
+        # A large tree is read for long: most of the time the database belongs to others.
+        pause = max(_LOOK_SECONDS, 4 * (time.monotonic() - self._at))
+        try:
+            return self._end.wait(pause)
+        except TimeoutError:
+            if self._end.done():
+                raise
+        finally:
+            self._at = time.monotonic()
+        return run.refresh().wait()
+
+
+class _Log:
+    """The log of a run, each line once."""
+
+    def __init__(self, app: Holdfast, run_id: str) -> None:
+        self._app, self._run_id, self._last = app, run_id, 0
+
+    def tell(self) -> None:
+        """What has come since."""
+        for line in self._app.get_logs(self._run_id, after=self._last).wait():
+            say(log_text(line))
+            self._last = line.id
 
 
 # -- many --------------------------------------------------------------------------------------------------------

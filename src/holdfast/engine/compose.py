@@ -6,11 +6,11 @@ Their runs have one run below them at a time. They do nothing themselves, and ho
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar, get_args, get_origin
 
 from ..basis.durations import Duration, micros
-from ..basis.errors import DefinitionError, RunCancelled, RunFailed, ValidationError
+from ..basis.errors import DefinitionError, NotFoundError, RunCancelled, RunFailed, ValidationError
 from ..basis.text import shown
 from ..basis.values import MISSING, Shape, shape_of
 from ..rules.lifecycle import Cause
@@ -20,8 +20,11 @@ from .family import read
 from .outcome import Concluded, Outcome
 from .registry import JobDefinition, Outputs
 from .schema import Signature
+from .validation import asked_at_triggers, encode_input
 
 T = TypeVar("T")
+
+NO_OPTIONS: TriggerOptions = TriggerOptions()
 
 #: What is said of a run that has composed jobs below it and one of them without its output.
 _FAILED = Cause.FINALIZE_FAILED
@@ -93,13 +96,16 @@ class InSequence:
 
     name: str
     stages: tuple[JobDefinition, ...] = field(repr=False)
+    options: tuple[TriggerOptions, ...] = field(repr=False)
 
     async def __call__(self, step: Step, *args: Any, **kwargs: Any) -> Outcome:
         text, output = self.stages[0].signature.encode(args, kwargs), ""
         for index, stage in enumerate(self.stages):
             if index:
                 text = self._handed_on(index, output)
-            call: Call[Any] = Call(stage, text, TriggerOptions())
+                if asked_at_triggers(stage):
+                    text = await self._validated(step, index, text)
+            call: Call[Any] = Call(stage, text, self.options[index])
             try:
                 output = await step._waits.text_of(call, f"{index + 1}. {stage.name}")
             except (RunFailed, RunCancelled) as error:
@@ -117,19 +123,33 @@ class InSequence:
         except ValidationError as error:
             raise self._failed(index, error.message, error) from error
 
+    async def _validated(self, step: Step, index: int, text: str) -> str:
+        """The text after the job's own validation, which is asked once: who replays may find that it would refuse."""
+        stage = self.stages[index]
+
+        def validate() -> str:
+            return encode_input(stage, *stage.signature.decode(text))
+
+        try:
+            return await step.run(f"validate {index + 1}. {stage.name}", validate)
+        except (ValidationError, NotFoundError) as error:
+            raise self._failed(index, error.message, error) from error
+
     def _failed(self, index: int, why: str, error: Exception) -> Concluded:
         text = f"Sequence {self.name!r} failed in run {index + 1} ({self.stages[index].name}): {why}"
         kind = getattr(error, "error_type", None) or type(error).__name__
         return Concluded(Outcome(_FAILED, error=text, error_type=kind))
 
 
-def sequence(name: str, stages: Sequence[JobDefinition]) -> JobDefinition:
+def sequence(name: str, stages: Sequence[JobDefinition], options: Sequence[TriggerOptions]) -> JobDefinition:
     """A job whose runs are one of each of these, the output of one being the input of the next."""
     if not stages:
         raise DefinitionError(f"sequence {name!r}: give at least one job.")
-    fn = InSequence(name, tuple(stages))
+    for stage, option in zip(stages, options, strict=True):
+        _check_below(f"sequence {name!r}", stage, option)
+    fn = InSequence(name, tuple(stages), tuple(options))
     signature = Composed(stages[0].signature, lambda: stages[-1].output)
-    return JobDefinition(name, name, fn, signature, parts=tuple(stages))
+    return JobDefinition(name, name, fn, signature, validate=_asked_before(stages[0]), parts=tuple(stages))
 
 
 @dataclass(frozen=True)
@@ -138,6 +158,7 @@ class InLoop:
 
     name: str
     iteration: JobDefinition = field(repr=False)
+    options: TriggerOptions = field(repr=False)
     most: int
     delay: Duration | Callable[[int], Duration]
 
@@ -145,7 +166,8 @@ class InLoop:
         text = self.iteration.signature.encode(args, kwargs)
         for number in range(self.most):
             delay = self.delay(number) if callable(self.delay) else self.delay
-            call: Call[Any] = Call(self.iteration, text, TriggerOptions(delay=micros(delay, "delay")))
+            options = replace(self.options, delay=micros(delay, "delay") or self.options.delay)
+            call: Call[Any] = Call(self.iteration, text, options)
             try:
                 output = await step._waits.text_of(call, "iteration")
             except (RunFailed, RunCancelled) as error:
@@ -159,20 +181,25 @@ class InLoop:
 
 
 def loop(
-    name: str, iteration: JobDefinition, most: object, delay: Duration | Callable[[int], Duration]
+    name: str,
+    iteration: JobDefinition,
+    most: object,
+    delay: Duration | Callable[[int], Duration],
+    options: TriggerOptions = NO_OPTIONS,
 ) -> JobDefinition:
     """A job whose runs are one of the iteration after the other, until one is `Done`, at most so many."""
     if type(most) is not int or most < 1:
         raise ValidationError(f"max_iterations: {shown(most)} must be a whole number above 0.")
     if not callable(delay):
         micros(delay, "delay")
+    _check_below(f"loop {name!r}", iteration, options)
 
     def output() -> Shape:
         return shape_of(LoopResult[_found(iteration)])  # type: ignore[misc]  # what the iteration finds
 
-    return JobDefinition(
-        name, name, InLoop(name, iteration, most, delay), Composed(iteration.signature, output), parts=(iteration,)
-    )
+    fn = InLoop(name, iteration, options, most, delay)
+    signature = Composed(iteration.signature, output)
+    return JobDefinition(name, name, fn, signature, validate=_asked_before(iteration), parts=(iteration,))
 
 
 def _found(iteration: JobDefinition) -> Any:
@@ -199,6 +226,22 @@ class Asleep:
         if "error" in said:
             return Outcome(Cause.FAIL, error=said["error"], error_type=said.get("error_type") or "Woken")
         return Outcome(Cause.COMPLETE, output=read(said))
+
+
+def _asked_before(job: JobDefinition) -> Callable[..., Any] | None:
+    """The validation that a trigger asks, of the job that gets the input first."""
+    return job.validate if asked_at_triggers(job) else None
+
+
+def _check_below(what: str, job: JobDefinition, options: TriggerOptions) -> None:
+    """A run below another has no key: nobody could wake it by that."""
+    if options.idempotency_key is not None or options.coalesce is not None:
+        raise DefinitionError(f"{what}: {job.name!r}: a run below another has no idempotency_key, and no coalesce=.")
+    if isinstance(job.fn, Asleep):
+        raise DefinitionError(
+            f"{what}: {job.name!r} is a sleeping job, and a run below another has no key to be woken by. "
+            "Give a job that waits with step.wait_for_signal."
+        )
 
 
 #: The signal that ends a sleeping run, and its key: the first counts.

@@ -36,13 +36,18 @@ def checked_validate(fn: object) -> Callable[..., Any]:
     return fn
 
 
+def asked_at_triggers(job: JobDefinition) -> bool:
+    """Whether the job has a validation that is called before anything is written."""
+    return job.validate is not None and not callee(job.validate).is_async
+
+
 def encode_input(job: JobDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
     """The text of a job's input, checked by its types and by its own function; `ValidationError` saying what is wrong.
 
     `NotFoundError` out of the function is raised as it is.
     """
     text = job.signature.encode(args, kwargs)
-    if job.validate is None or callee(job.validate).is_async:
+    if job.validate is None or not asked_at_triggers(job):
         return text
     values = job.signature.decode(text)
     try:

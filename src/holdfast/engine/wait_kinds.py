@@ -14,7 +14,7 @@ from ..basis.values import MISSING, Shape, shape_of
 from ..commit.reply import Reply
 from ..commit.ticket import Ticket
 from ..model.run import NewRun, RunFilter, RunRow
-from ..model.wait import WaitRow, wait_key
+from ..model.wait import WHICH, WaitRow, wait_key
 from ..store.base import Take, Taken
 from .context import PLAIN, StepOptions, Unwind
 from .schema import is_model
@@ -177,7 +177,7 @@ class Below(Wait):
             raise waits.steps._must_fail(error) from None
         except Exception as error:
             return waits.steps._failed(opened, error)
-        return waits.steps._came_to(opened, self._text(waits, rows) or f"{_WHICH}{row.created_at}", value)
+        return waits.steps._came_to(opened, self._text(waits, rows) or f"{WHICH}{row.created_at}", value)
 
     def _text(self, waits: Waits, rows: list[RunRow]) -> str | None:  # noqa: ARG002 - for a single one
         """What is kept here all the same."""
@@ -185,7 +185,7 @@ class Below(Wait):
 
     async def load(self, at: Standing, text: str) -> Any:
         try:
-            return self._value(await self._read(at.waits, wait_key(*at.opened.key), int(text.removeprefix(_WHICH))))
+            return self._value(await self._read(at.waits, wait_key(*at.opened.key), int(text.removeprefix(WHICH))))
         except Outdated as error:
             raise at.waits.steps._must_fail(error) from None
 
@@ -216,7 +216,7 @@ class OneBelow(Below):
         return text if len(text) <= _SMALL else None
 
     async def load(self, at: Standing, text: str) -> Any:
-        return await super().load(at, text) if text.startswith(_WHICH) else text
+        return await super().load(at, text) if text.startswith(WHICH) else text
 
 
 class Spawned(Below):
@@ -233,7 +233,5 @@ class Spawned(Below):
         return from_json(text)
 
 
-#: What no stored text begins with: it says when the runs were written.
-_WHICH = "@"
 #: Characters.
 _SMALL = 4096

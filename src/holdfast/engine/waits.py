@@ -148,6 +148,8 @@ class Waits:
             row = await self._save(wait, opened)
         else:
             wait.resumed = True
+            # For who looks at it later: it began when it was first asked for.
+            opened = opened._replace(started_at=row.created_at)
         await wait.written()
         until = until if row is None else row.until
         while (result := await wait.conclude(Standing(self, opened, row, until))) is None:

@@ -156,5 +156,7 @@ class RunFilter:
     """Only runs directly below this one."""
     awaited_as: str | None = None
     """Of those, only the ones of this wait."""
+    root: str | None = None
+    """Only runs below this one, however deep; it is itself below none."""
     before: str | None = None
     """Only runs with a smaller id: the last one of the previous page."""

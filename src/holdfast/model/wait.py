@@ -4,7 +4,26 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple, TypeAlias
 
+from .step import StepKey
+
 WaitKind: TypeAlias = Literal["timer", "signal", "child", "children", "finalize"]
+
+BELOW: frozenset[WaitKind] = frozenset({"child", "children", "finalize"})
+"""Waits for runs below."""
+WHICH = "@"
+"""What the saved text of such a wait begins with if it says only which runs they were. No other text does."""
+
+#: By the first word of what is saved in place of a function. A spawned run is not waited for.
+_KINDS: dict[str, WaitKind] = {
+    "sleep": "timer",
+    "sleep_until": "timer",
+    "signal": "signal",
+    "call": "child",
+    "gather": "children",
+    "map": "children",
+    "(children)": "children",
+    "(finalize)": "finalize",
+}
 
 
 class WaitRow(NamedTuple):
@@ -34,3 +53,14 @@ class NewSignal(NamedTuple):
 def wait_key(name: str, occurrence: int) -> str:
     """How a wait is called in the database. Unambiguous: the last `#` is ours."""
     return f"{name}#{occurrence}"
+
+
+def step_of(key: str) -> StepKey:
+    """The step that waits."""
+    name, _, occurrence = key.rpartition("#")
+    return StepKey(name, int(occurrence))
+
+
+def kind_of(mark: str | None) -> WaitKind | None:
+    """What was waited for, by what is saved in place of a function and its arguments; None: there was a function."""
+    return None if mark is None else _KINDS.get(mark.partition(" ")[0])

@@ -55,7 +55,11 @@ def listing(filter: RunFilter) -> tuple[str, list[Any]]:
         text += f""" and exists (
           select 1 from holdfast_labels as m
           where m.`key` = {values.is_(key)} and m.value = {values.is_(value)} and m.run_id = r.id)"""
-    for column, above in (("parent_id", filter.parent), ("awaited_as", filter.awaited_as)):
+    for column, above in (
+        ("parent_id", filter.parent),
+        ("awaited_as", filter.awaited_as),
+        ("root_id", filter.root),
+    ):
         if above is not None:
             text += f" and r.{column} = {values.is_(above)}"
     if filter.before is not None:

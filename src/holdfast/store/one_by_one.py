@@ -440,6 +440,7 @@ class OneByOne(BelowOneByOne):
                 and (not filter.labels or set(filter.labels) <= set(run.label_map.items()))
                 and (filter.parent is None or run.parent_id == filter.parent)
                 and (filter.awaited_as is None or run.awaited_as == filter.awaited_as)
+                and (filter.root is None or run.root_id == filter.root)
                 and (filter.before is None or run.id < filter.before)
             ),
             key=lambda run: run.id,

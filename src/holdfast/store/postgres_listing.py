@@ -54,8 +54,13 @@ def listing(filter: RunFilter, rows: Callable[[Sequence[Any]], str]) -> tuple[st
         text += f""" and exists (
           select 1 from holdfast_labels
           where key = {_is(values, key)} and value = {_is(values, value)} and run_id = r.id)"""
-    if filter.parent is not None:
-        text += f" and r.parent_id = {_is(values, filter.parent)}"
+    for column, above in (
+        ("parent_id", filter.parent),
+        ("awaited_as", filter.awaited_as),
+        ("root_id", filter.root),
+    ):
+        if above is not None:
+            text += f" and r.{column} = {_is(values, above)}"
     if filter.before is not None:
         text += f" and {walked} < {_is(values, filter.before)}"
     text += f" order by {walked} desc limit {_is(values, filter.limit)} offset {_is(values, filter.offset)}"

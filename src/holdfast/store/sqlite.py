@@ -134,6 +134,9 @@ class SqliteStore(Relational, SqliteFile, Movable):
         if filter.awaited_as is not None:
             text += " and r.awaited_as = ?"
             values.append(filter.awaited_as)
+        if filter.root is not None:
+            text += " and r.root_id = ?"
+            values.append(filter.root)
         if filter.before is not None:
             text += f" and {walked} < ?"
             values.append(filter.before)

@@ -320,6 +320,21 @@ class TreeContract(BelowBench):
         )
         assert self.store.find_runs(self.connection, RunFilter(parent=lease.run_id)) == [row]
 
+    def test_runs_are_found_by_what_they_are_below_and_who_waits_for_them(self) -> None:
+        lease, children = self.parent(2)
+        self.parent()
+        self.trigger()
+        first, second = children
+        inner = self.lease_of(first, self.claim("below"))
+        grandchild = self.child(inner, wait="other")
+        self.save_wait(self.wait(inner, "other", kind="child", children=(grandchild,)))
+        assert self.runs(root=lease.run_id) == sorted([grandchild.id, first, second], reverse=True)
+        assert self.runs(root=lease.run_id, parent=first) == [grandchild.id]
+        assert self.runs(root=lease.run_id, limit=1, before=max(children)) == [min(children)]
+        assert self.runs(parent=lease.run_id, awaited_as="wait#0") == [second, first]
+        assert self.runs(parent=lease.run_id, awaited_as="other#0") == []
+        assert self.runs(root=first) == []
+
     def test_the_last_end_below_wakes_the_run_above(self) -> None:
         lease, children = self.parent(3)
         claimed = self.claim("below")
