@@ -15,8 +15,10 @@ SCRIPT: list[dict[str, Any]] = [
 ]
 
 
-async def model(turn: int, talk: list[str]) -> dict[str, Any]:
+async def model(step: Step, turn: int, talk: list[str]) -> dict[str, Any]:
     print("the model has heard", len(talk), "things")
+    for word in SCRIPT[turn].get("answer", "").split():
+        step.emit("word", word)
     return SCRIPT[turn]
 
 
@@ -37,7 +39,7 @@ TOOLS: dict[str, Job[[str], str]] = {"search": search, "delete": delete}
 async def agent(step: Step, question: str) -> str:
     talk = [question]
     for turn in range(10):
-        said = await step.run(f"model-{turn}", model, turn, talk)
+        said = await step.run(f"model-{turn}", model, step, turn, talk)
         if "answer" in said:
             return f"{said['answer']} ({', '.join(talk[1:])})"
         calls = [TOOLS[name].bind(value) for name, value in said["tools"]]
@@ -54,6 +56,9 @@ async def main() -> None:
     async with app:
         run = await agent.trigger("what is a holdfast?")
         await app.send_signal(run.id, "approval", True)
+        async for event in run.subscribe():
+            if event.type == "run:emit":
+                print(event.value)
         print(await run.result())
 
 

@@ -102,11 +102,16 @@ class Branches:
         return f"{self._run_id}:{branch}:{number}"
 
 
-def _full_name(name: object) -> str:
+def check_name(name: object, what: str) -> str:
+    """The name of something that a run does; `ValidationError` beginning with `what` for what can't be one."""
     if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME or not name.isprintable():
         shown = repr(clean(name, 100)) if isinstance(name, str) else type(name).__name__
-        raise ValidationError(f"step name: {shown} can't be one. Use 1 to {LONGEST_NAME} printable characters.")
-    name = str.__str__(name)
+        raise ValidationError(f"{what}: {shown} can't be one. Use 1 to {LONGEST_NAME} printable characters.")
+    return str.__str__(name)
+
+
+def _full_name(name: object) -> str:
+    name = check_name(name, "step name")
     if (outer := current_step.get()) is None:
         return name
     if (tries := current_try.get()) is not None and tries[0] == outer:

@@ -219,6 +219,15 @@ class _StepBase:
         """Say how far the run is. Returns at once; of many in a row the last one is kept."""
         self._execution.notes.progress(current, total, message)
 
+    def emit(self, name: str, value: Any) -> None:
+        """Stream a value to whoever follows the run, in any process: tokens of a model, rows as they come.
+
+        Subscribers get the event `run:emit` with `name`, `value` (plain JSON) and `step_name`. Returns at once; it
+        is durable at the latest with the step that emits it, and goes with the run. It is no line of `get_logs`.
+        `NotKept` for what has no JSON form, `ValidationError` for more of it than `max_log_bytes`.
+        """
+        self._execution.notes.emit(name, value)
+
     def idempotency_key(self, name: str) -> str:
         """A key that stays the same in every execution of this run: give it to whatever must not happen twice."""
         return f"{self.run_id}:{name}"

@@ -96,6 +96,8 @@ class Execution:
         self._ender: Any = None
         """The task that writes the end."""
         self._interrupted = False
+        self.retells: bool = row.generation > 1
+        """Its function was begun before, and has asked for nothing yet that is new: it says again what it said then."""
         self.waits_begun: Waits | None = None
         """Its durable waits, if it has any."""
         self.leaving: bool = False
@@ -130,6 +132,18 @@ class Execution:
     def is_suspect(self) -> bool:
         """Whether its workers died several times in a row, and it has saved no step since."""
         return self.row.crashes >= SUSPECT and not (self._steps is not None and self._steps.moved_on)
+
+    def said_before(self) -> None:
+        """A step or a wait was asked for that is there already: what was said since the last one is, too."""
+        if self.retells and self._notes is not None:
+            self._notes.said_before()
+
+    def goes_on(self) -> None:
+        """A new step or wait was asked for: from here on the function does what it has not done before."""
+        if self.retells:
+            self.retells = False
+            if self._notes is not None:
+                self._notes.let_go()
 
     def pending_notes(self) -> list[Ticket[Any]]:
         """What it has said and must go before what it writes now."""

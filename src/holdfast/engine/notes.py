@@ -1,4 +1,9 @@
-"""What a run says of itself beside its steps: progress and log lines, on their way to the database."""
+"""What a run says of itself beside its steps: progress, log lines and streamed values, on their way to the database.
+
+A function that is started again from the top says again what it has said between its steps. That is *held* until the
+next step or wait is asked for: one that is there already means that it was said before, and it is dropped; a new one
+lets it go, and from then on nothing is held any more.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +19,9 @@ from ..basis.text import clean, fit
 from ..basis.values import plain, shape_of
 from ..commit.reply import may_wait
 from ..commit.ticket import Ticket
-from ..model.step import LogRow, ProgressRow
+from ..model.step import EMITTED, LogRow, ProgressRow
 from ..store.base import LogSave, ProgressSave
+from .branches import check_name
 from .context import beside, current_step
 
 if TYPE_CHECKING:
@@ -26,6 +32,8 @@ _MOST_UNSAVED = 1000
 #: Seconds that it waits for a database in trouble, and between two reports of what was dropped then.
 _PATIENCE = 5.0
 _SAY_AGAIN = 1.0
+#: Seconds for which the first thing that may have been said before is held: nobody knows what the code does meanwhile.
+_HOLD = 1.0
 
 _LONGEST_MESSAGE = 1024
 _LONGEST_VALUE = 4096
@@ -45,6 +53,9 @@ class Notes:
         self._sending: Ticket[None] | None = None
         self._unsealed: deque[LogRow] = deque()
         self._lines: deque[Ticket[None]] = deque()
+        self._held: deque[LogRow] = deque()
+        self._held_progress: dict[str, Any] | None = None
+        self._held_since: float | None = None
         self._impatient = False
         self._dropped = 0
         self._said_at: float | None = None
@@ -62,7 +73,13 @@ class Notes:
         execution = self._execution
         if execution.is_over:
             return
-        row = execution.row
+        if self._may_be_retold():
+            self._held_progress = told
+            return
+        self._say_progress(told)
+
+    def _say_progress(self, told: dict[str, Any]) -> None:
+        row = self._execution.row
         self._progress = ProgressRow(row.id, row.generation, to_json(told).decode())
         if self._hub.hears("run:progress", row.id):
             self._hub.tell("run:progress", row, progress=told)
@@ -90,22 +107,73 @@ class Notes:
 
     def log(self, level: str, message: str, data: dict[str, Any]) -> None:
         """Append a line. Cleaned, never refused: a log line must not fail a run."""
+        self._say(level, *_within(message, data, self._execution.engine.options.max_log_bytes))
+
+    def emit(self, name: str, value: Any) -> None:
+        """Append a value for whoever follows the run; `ValidationError` if it can't be kept."""
+        limit = self._execution.engine.options.max_log_bytes
+        check_name(name, "step.emit: name")
+        kept = shape_of().keep(value, f"step.emit {name!r}").text
+        if (size := len(kept.encode())) > limit:
+            raise ValidationError(
+                f"step.emit {name!r}: the value has {size:,} bytes as JSON, more than max_log_bytes ({limit:,}). Emit "
+                "it in parts, or return it from a step."
+            )
+        self._say(EMITTED, name, kept)
+
+    def _say(self, level: str, text: str, kept: str | None) -> None:
         execution = self._execution
         if execution.is_over:
             return
         run, now = execution.row, execution.engine.clock.now()
-        step_name = current_step.get()
-        text, kept = _within(message, data, execution.engine.options.max_log_bytes)
+        row = LogRow(0, run.id, run.generation, current_step.get(), level, text, kept, now)
+        if self._may_be_retold() and len(self._held) < _MOST_UNSAVED:
+            self._held.append(row)
+        else:
+            self._write(row)
+
+    def _may_be_retold(self) -> bool:
+        """Whether this may have been said by an earlier execution."""
+        if not self._execution.retells or current_step.get() is not None:
+            return False
+        now = self._execution.engine.clock.steady()
+        if self._held_since is None:
+            self._held_since = now
+        elif now - self._held_since > _HOLD:
+            self._execution.goes_on()
+            return False
+        return True
+
+    def said_before(self) -> None:
+        """What comes next in the run's story is there already: so is what was held."""
+        if self._held_since is not None:
+            self._held.clear()
+            self._held_progress = self._held_since = None
+
+    def let_go(self) -> None:
+        """What was held is new."""
+        told, self._held_progress = self._held_progress, None
+        if told is not None:
+            self._say_progress(told)
+        with contextlib.suppress(IndexError):  # there is none left, or another thread was faster
+            while True:
+                self._write(self._held.popleft())
+
+    def _write(self, row: LogRow) -> None:
         if len(self._lines) < _MOST_UNSAVED or self._has_room():
-            self._unsealed.append(LogRow(0, run.id, run.generation, step_name, level, text, kept, now))
+            self._unsealed.append(row)
             try:
                 self._seal_lines()
             except StoreUnavailable as error:  # a line is not worth to stop for: its step waits until it is sealed
                 self._keep_unsealed(error)
         self._forget_saved()
-        if self._hub.hears("log:write", run.id):
-            more = {} if kept is None else {"data": plain(kept)}
-            self._hub.tell("log:write", run, level=level, message=text, step_name=step_name, **more)
+        run, data = self._execution.row, row.data
+        if row.level == EMITTED:
+            if self._hub.hears("run:emit", run.id):
+                self._hub.tell("run:emit", run, name=row.message, value=plain(data or ""), step_name=row.step_name)
+        elif self._hub.hears("log:write", run.id):
+            more = {} if data is None else {"data": plain(data)}
+            self._hub.tell("log:write", run, level=row.level, message=row.message, step_name=row.step_name, **more)
 
     def _seal_lines(self) -> None:
         """Send what was written. `StoreUnavailable` if the codec can't seal it now: then it is kept."""
@@ -206,6 +274,7 @@ class Notes:
 
         Called once that itself is sealed.
         """
+        self._execution.goes_on()
         if not (self._lines or self._unsealed or self._dropped or self._progress):
             return []
         try:

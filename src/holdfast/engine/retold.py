@@ -14,7 +14,7 @@ from ..basis.errors import Outdated, StoreUnavailable
 from ..basis.failures import Failure, failed_text
 from ..model.event import Event
 from ..model.run import RunRow
-from ..model.step import LogRow, StepRow
+from ..model.step import EMITTED, LogRow, StepRow
 
 Making: TypeAlias = "Event | Callable[[], Event]"
 """An event, or how to make it."""
@@ -90,8 +90,10 @@ class Retold:
             return error.message
         return failed_text(failure)
 
-    def line(self, line: LogRow) -> Making:
-        """That a line was written."""
+    def line(self, line: LogRow) -> tuple[str, Making]:
+        """That a line was written, or a value streamed."""
+        if line.level == EMITTED:
+            return "run:emit", lambda: self.event("run:emit", self._emitted(line), line.created_at)
 
         def make() -> Event:
             data: dict[str, Any] = {
@@ -103,4 +105,8 @@ class Retold:
                 data["data"] = self._payloads.shown(line.data)
             return self.event("log:write", data, line.created_at)
 
-        return make
+        return "log:write", make
+
+    def _emitted(self, line: LogRow) -> dict[str, Any]:
+        name, value = self._payloads.shown_text(line.message), self._payloads.shown(line.data or "null")
+        return {"name": name, "value": value, "step_name": line.step_name}

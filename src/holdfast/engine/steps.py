@@ -138,6 +138,7 @@ class Steps:
 
     def _replay(self, saved: StepRow, opened: _Opened) -> Any:
         """What the saved step came to: the value, or the error raised."""
+        self._execution.said_before()
         what = f"step {str(opened.key)!r} of run {self._run.id}"
         if saved.fingerprint is not None and saved.fingerprint != opened.fingerprint:
             self._changed(what, saved.fingerprint, opened.fingerprint)
@@ -182,8 +183,10 @@ class Steps:
         mark = fingerprint(known.name, args, kwargs)
         return _Opened(key, next(self._positions), fn, known, mark, self._engine.clock.now(), how)
 
-    def _begin(self, opened: _Opened) -> Attempt:
-        """Its first try here."""
+    def _begin(self, opened: _Opened, *, is_new: bool = True) -> Attempt:
+        """Its first try here. Of a wait only its row tells whether it is new."""
+        if is_new:
+            self._execution.goes_on()
         hub = self._engine.hub
         if hub.hears("step:start", self._run.id):
             hub.tell("step:start", self._run, step_name=opened.key.name, step_index=opened.position)

@@ -30,6 +30,7 @@ TYPES = frozenset(
     {
         "run:leased",
         "run:progress",
+        "run:emit",
         "run:complete",
         "run:fail",
         "run:cancel",
@@ -286,9 +287,7 @@ class Trail:
             steps_of.setdefault(step.generation, []).append((step.completed_at, 1, *self._retold.step(step)))
         for line in lines:
             if line.generation not in self._here:
-                lines_of.setdefault(line.generation, []).append(
-                    (line.created_at, 0, "log:write", self._retold.line(line))
-                )
+                lines_of.setdefault(line.generation, []).append((line.created_at, 0, *self._retold.line(line)))
         return [
             (generation, type, making)
             for generation in sorted(steps_of.keys() | lines_of.keys())

@@ -121,7 +121,7 @@ class Waits:
             opened = steps._open(place.key, no_function, (), {}, wait.how)._replace(fingerprint=wait.mark)
             if saved is not None and steps._counts(saved):
                 return await self._replayed(wait, saved, opened)
-            attempt = steps._begin(opened)
+            attempt = steps._begin(opened, is_new=False)
             result = await self._over(wait, opened, branch)
             if not result.is_saved and not await self.execution.write(steps._saving, result, attempt, True):
                 raise Unwind
@@ -132,6 +132,7 @@ class Waits:
     async def _replayed(self, wait: Wait, saved: StepRow, opened: _Opened) -> Any:
         steps = self.steps
         what = f"step {str(opened.key)!r} of run {saved.run_id}"
+        self.execution.said_before()
         if saved.fingerprint != wait.mark:
             steps._changed(what, str(saved.fingerprint), wait.mark)
         if saved.status == "failed":
@@ -141,6 +142,8 @@ class Waits:
     async def _over(self, wait: Wait, opened: _Opened, branch: Any) -> _Result:
         """What the wait has come to, once it is over."""
         row = await self._known_row(opened)
+        if row is None:
+            self.execution.goes_on()
         until = None
         if row is None and wait.kind == "timer" and wait.delay is not None and wait.delay <= self._warm_for:
             until = self.engine.clock.now() + wait.delay  # so short that it is not worth a word
@@ -148,6 +151,7 @@ class Waits:
             row = await self._save(wait, opened)
         else:
             wait.resumed = True
+            self.execution.said_before()
             # For who looks at it later: it began when it was first asked for.
             opened = opened._replace(started_at=row.created_at)
         await wait.written()

@@ -17,6 +17,7 @@ OperationalEventType: TypeAlias = Literal[
     "run:retry",
     "run:wait",
     "run:progress",
+    "run:emit",
     "step:start",
     "step:complete",
     "step:fail",

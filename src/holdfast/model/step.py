@@ -60,6 +60,10 @@ class Tries(NamedTuple):
     last_at: int
 
 
+#: The level of a line that is no line for people: a value that a run has streamed.
+EMITTED = "emit"
+
+
 class LogRow(NamedTuple):
     """One line that a run wrote. `id` is 0 until it is stored; ids grow in the order of writing."""
 

@@ -21,7 +21,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from ..model.run import NewRun, RunFilter, RunRow, RunStatus
-from ..model.step import AttemptRow, LogRow, StepKey, StepRow, Tries
+from ..model.step import EMITTED, AttemptRow, LogRow, StepKey, StepRow, Tries
 from ..model.wait import WaitRow
 from ..model.worker import CheckIn, HeldRow, WorkerRow
 from ..rules.lifecycle import TABLE, Cause, after_expiry
@@ -480,7 +480,8 @@ class OneByOne(BelowOneByOne):
         return tries
 
     def find_logs(self, connection: Any, run_id: str, *, after: int = 0, limit: int | None = None) -> list[LogRow]:
-        rows = [row for number, row in self.tables(connection).logs.items() if row.run_id == run_id and number > after]
+        lines = self.tables(connection).logs.items()
+        rows = [row for id, row in lines if row.run_id == run_id and id > after and row.level != EMITTED]
         return sorted(rows, key=lambda row: row.id)[:limit]
 
     def has_claimable(self, connection: Any, order: ClaimOrder) -> bool:

@@ -162,7 +162,7 @@ create table if not exists holdfast_logs (
   run_id varchar(64) not null,
   generation bigint not null,
   step_name longtext,
-  level varchar(16) not null check (level in ('debug', 'info', 'warning', 'error')),
+  level varchar(16) not null check (level in ('debug', 'info', 'warning', 'error', 'emit')),
   message longtext not null,
   data longtext,
   created_at bigint not null,

@@ -167,7 +167,7 @@ create table holdfast_logs (
   run_id text collate "C" not null,
   generation bigint not null,
   step_name text collate "C",
-  level text collate "C" not null check (level in ('debug', 'info', 'warning', 'error')),
+  level text collate "C" not null check (level in ('debug', 'info', 'warning', 'error', 'emit')),
   message text not null,
   data text,
   created_at bigint not null

@@ -160,7 +160,7 @@ create table holdfast_logs (
   run_id text not null,
   generation integer not null,
   step_name text,
-  level text not null check (level in ('debug', 'info', 'warning', 'error')),
+  level text not null check (level in ('debug', 'info', 'warning', 'error', 'emit')),
   message text not null,
   data text,
   created_at integer not null

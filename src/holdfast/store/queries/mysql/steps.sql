@@ -106,7 +106,8 @@ where not e.again or not exists (
 order by e.at;
 
 -- name: find_logs
+-- What was streamed is no line.
 select id, run_id, generation, step_name, level, message, data, created_at
 from holdfast_logs
-where run_id = $1 and id > $2
+where run_id = $1 and id > $2 and level <> 'emit'
 order by id limit $3;

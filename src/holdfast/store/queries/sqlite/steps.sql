@@ -98,7 +98,8 @@ where not e.value ->> 8 or not exists (
 order by e.key;
 
 -- name: find_logs
+-- What was streamed is no line.
 select id, run_id, generation, step_name, level, message, data, created_at
 from holdfast_logs
-where run_id = ?1 and id > ?2
+where run_id = ?1 and id > ?2 and level <> 'emit'
 order by id limit ?3;
