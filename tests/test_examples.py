@@ -16,7 +16,7 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 #: Lines that must be among what it prints.
 PRINTS = {
     "agent": [
-        "grips",
+        "the model has heard 3 things",
         "A holdfast grips the rock. (3 pages about holdfast, 3 pages about seaweed, old notes deleted)",
     ],
     "fan_out": ["990 resized, 10 broken, "],
