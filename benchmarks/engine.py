@@ -16,6 +16,7 @@ import delay
 import places
 import shared
 import verbs
+from trees import chain, fan_out, sleepers, tree
 
 from holdfast import Holdfast, Step
 

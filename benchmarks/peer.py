@@ -80,11 +80,17 @@ def _family(children: int) -> int:
     return sum(handle.get_result(polling_interval_sec=_poll()) for handle in handles)
 
 
+def _fan_out_started(children: int) -> int:
+    handles = [DBOS.start_workflow(noop, number) for number in range(children)]
+    return sum(handle.get_result(polling_interval_sec=_poll()) for handle in handles)
+
+
 # Synchronous functions: DBOS runs them on threads, which was faster than coroutines in our trials.
 step: Any = DBOS.step(name="step")(_step)
 noop: Any = DBOS.workflow(name="noop")(_noop)
 stepping: Any = DBOS.workflow(name="stepping")(_stepping)
 family: Any = DBOS.workflow(name="family")(_family)
+fan_out_started: Any = DBOS.workflow(name="fan_out_started")(_fan_out_started)
 
 
 def _poll() -> float:
@@ -317,6 +323,28 @@ def family_(file: str, children: int) -> dict[str, float]:
     assert total == children * (children - 1) // 2
     _check(file, children + 1)
     return {"rate": children / took}
+
+
+def fan_out(file: str, children: int) -> dict[str, float]:
+    """A parent that waits for its children, in both ways that there are: children a second in the better one.
+
+    `queued`: enqueued, as `family`; `started`: by `start_workflow`, in the parent's own process.
+    """
+    _configure(file, listen=True)
+    DBOS.launch()
+
+    def rate(handle: Callable[[], Any]) -> float:
+        began = time.perf_counter()
+        assert handle().get_result(polling_interval_sec=_poll()) == children * (children - 1) // 2
+        return children / (time.perf_counter() - began)
+
+    # The parent of both is started directly.
+    rates = {
+        "queued": rate(lambda: DBOS.start_workflow(family, children)),
+        "started": rate(lambda: DBOS.start_workflow(fan_out_started, children)),
+    }
+    _check(file, 2 * (children + 1))
+    return {"rate": max(rates.values()), **rates}
 
 
 def idle(file: str, seconds: int, polling_ms: int = 0) -> dict[str, float]:

@@ -97,6 +97,10 @@ GROUPS: list[list[Work]] = [
     ],
     [Work("apart", "apart 100", "apart 60", "apart 40", "apart 30", arms=NO_LIMIT)],
     [Work("family", "family 1000", "family 1000", "", "family 200")],
+    [Work("fan_out", "fan_out 1000", "fan_out 1000", "", "fan_out 200", arms=NO_LIMIT)],
+    [Work("chain", "chain 100", None, arms=ALONE)],
+    [Work("sleepers", "sleepers 10000", None, "sleepers 500", arms=(OURS,), rounds=1)],
+    [Work("tree", "tree 100 1000", None, "tree 10 200", arms=(OURS,), rounds=1)],
     [
         Work(f"workers_{count}", f"workers 20000 {count}", f"workers 1000 {count}", f"workers 5000 {count}",
              f"workers 400 {count}", arms=(OURS, DBOS_WAL))
@@ -173,6 +177,24 @@ ROWS = [
     Row("  beside 200,000 finished", "grown_latency", "p50", 2, True),
     Row("  worker elsewhere, p50 ms", "apart", "p50", 2, True),
     Row("parent of 1,000 children, per s", "family"),
+    Row("a run gathers 1,000 below it, per s", "fan_out"),
+    Row("  DBOS: enqueued", "fan_out", "queued"),
+    Row("  DBOS: started", "fan_out", "started"),
+    Row("a chain of calls, ms of each", "chain", "link", 2, True),
+    Row("10,000 sleepers: MB more than none", "sleepers", "memory", 1, True),
+    Row("  idle worker, % of a core", "sleepers", "percent", 2, True),
+    Row("  beside none, % of a core", "sleepers", "none_percent", 2, True),
+    Row("  late, p50 ms", "sleepers", "p50", 1, True),
+    Row("  late, p99 ms", "sleepers", "p99", 1, True),
+    *[
+        row
+        for phase, done in (("quiet", ""), ("build", "built"), ("cancel", "cancelled"), ("purge", "purged"))
+        for row in (
+            *([Row(f"a tree of 100,000 {done}, s", "tree", f"{phase}_s", 1, True)] if done else []),
+            Row(f"{'  ' if done else 'beside no tree: '}run of others begins, p99 ms", "tree", f"{phase}_here_p99", 1, True),
+            Row("  the same, in another process", "tree", f"{phase}_away_p99", 1, True),
+        )
+    ],
     Row("1 worker process, runs per s", "workers_1"),
     Row("2 worker processes", "workers_2"),
     Row("4 worker processes", "workers_4"),
@@ -264,6 +286,17 @@ def _times(work: str, base: str, figure: str = "rate") -> Callable[[Samples], li
     return lambda samples: [1 / part for part in better(samples)]
 
 
+#: Of runs below runs, wherever.
+TREES = [
+    Target("gather 1,000, times the better way of DBOS", 10, _against(DBOS, "fan_out"), digits=1),
+    Target("10,000 sleepers, idle, % of a core", 1, _absolute("sleepers", "percent"), at_most=True),
+    *[
+        Target(f"tree {done}, a run begins {there}, p99 ms", 50, _absolute("tree", f"{phase}_{where}_p99"), True, 1)
+        for phase, done in (("build", "built"), ("cancel", "cancelled"), ("purge", "purged"))
+        for where, there in (("here", "beside"), ("away", "elsewhere"))
+    ],
+]
+
 TARGETS = [
     Target("drain, times the better DBOS", 10, _against(DBOS, "drain"), digits=1),
     Target("drain, part of the bare loop", 0.25, _against(LIMIT, "drain")),
@@ -280,6 +313,7 @@ TARGETS = [
     Target("steps, loop burns 0.2 ms slices, of quiet", 0.1, _within("busy_checkpoints_200", "checkpoints")),
     Target("steps, loop burns 1 ms slices, of quiet", 0.1, _within("busy_checkpoints_1000", "checkpoints")),
     Target("idle worker, % of a core", 1, _absolute("idle", "percent"), at_most=True),
+    *TREES,
 ]
 
 #: What we want on servers.
@@ -306,6 +340,7 @@ TARGETS_POSTGRES = [
     Target("  2 worker processes, telling, of not", 0.9, _within("workers_2", "silent_workers_2")),
     Target("drain, loop burns 0.2 ms slices, of quiet", 0.1, _within("busy_drain_200", "shallow")),
     Target("idle worker, % of a core", 1, _absolute("idle", "percent"), at_most=True),
+    *TREES,
 ]  # fmt: skip
 #: MariaDB has no peers, and tells nobody.
 TARGETS_MARIADB = [target for target in TARGETS_POSTGRES if "DBOS" not in target.title and "tell" not in target.title]

@@ -30,6 +30,15 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
+def held() -> float:
+    """The memory that this process holds now, in MB; the most that it has held where that can't be told."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmRSS"):
+                return int(line.split()[1]) * 1024 / 1e6
+    return peak()
+
+
 @contextlib.contextmanager
 def workers(commands: Sequence[Sequence[str]]) -> Iterator[None]:
     """Worker processes that are ready, and have just been told to begin. Killed on leaving."""

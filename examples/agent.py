@@ -6,8 +6,7 @@ from typing import Any
 from holdfast import Holdfast, Job, Step
 
 app = Holdfast("sqlite:///agent.db")
-
-#: What a model would say. Each answer is a step: after a crash the talk goes on where it was, and is not paid again.
+#: What a model would say. Each answer is a step: after a crash the talk goes on where it was.
 SCRIPT: list[dict[str, Any]] = [
     {"tools": [["search", "holdfast"], ["search", "seaweed"]]},
     {"tools": [["delete", "old notes"]]},

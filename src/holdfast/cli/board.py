@@ -52,9 +52,7 @@ class Board:
             self._live.update(self._picture(len(self._runs)), refresh=True)
             self._live.stop()
 
-    def show(
-        self, runs: list[Run[Any]], gone: Collection[str] = (), depths: Mapping[str, int] | None = None
-    ) -> None:
+    def show(self, runs: list[Run[Any]], gone: Collection[str] = (), depths: Mapping[str, int] | None = None) -> None:
         """How they are now; `gone` are the ids of those that were deleted, `depths` tell how far below they are."""
         self._runs, self._gone, self._depths = runs, gone, depths or {}
         if self._live is None:

@@ -117,7 +117,9 @@ def _json(text: str, field: str) -> Any:
         return json.loads(text, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
         hint = " A text needs quotes of its own: '\"like this\"'." if text[:1] not in ("{", "[", '"') else ""
-        raise ValidationError(f"{field}: {plain_line(text, 60)!r} is no JSON: {error_text(error, 200)}.{hint}") from None
+        raise ValidationError(
+            f"{field}: {plain_line(text, 60)!r} is no JSON: {error_text(error, 200)}.{hint}"
+        ) from None
 
 
 def _typed(job: SleepingJob[Any], text: str) -> Any:

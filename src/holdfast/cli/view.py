@@ -173,7 +173,9 @@ def run_table(run: Run[Any]) -> Table:
     fact("job", plain_line(run.job_name))
     fact("status", status)
     fact("waits for", run.waiting_for and plain_line(run.waiting_for))
-    above = run.parent_id and run.parent_id + (f", in the tree of {run.root_id}" if run.root_id != run.parent_id else "")
+    above = run.parent_id and run.parent_id + (
+        f", in the tree of {run.root_id}" if run.root_id != run.parent_id else ""
+    )
     fact("finalize of" if run.is_finalize else "below", above)
     fact("progress", progress_line(run, room))
     fact("labels", plain_line(", ".join(f"{key}={value}" for key, value in sorted(run.labels.items())), 4 * room))

@@ -73,6 +73,8 @@ class Engine:
         """What the jitter of retries is drawn from."""
         self.pass_time: Callable[[float], object] | None = None
         """For tests: called instead of resting for so many seconds between two tries."""
+        self.watch: Callable[[Execution], object] | None = None
+        """For tests: called with each execution before it begins."""
         self.ids: Ids = Ids(clock.now)
         self.registry: Registry = Registry()
         self.committer: Committer = Committer(store, clock, inline=options.inline)

@@ -268,6 +268,8 @@ class Worker:
         self._slots -= 1
         self._executing[row.id] = execution
         self.engine.keeper.hold(execution)
+        if self.engine.watch is not None:
+            self.engine.watch(execution)
         execution.task = self.loop.create_task(execution.main(), context=self._context.copy())
         self._tasks.add(execution.task)
         execution.task.add_done_callback(self._tasks.discard)
