@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from holdfast import Retry, RunFailed, Step, SyncStep, ValidationError, job
+from holdfast import Holdfast, Retry, RunFailed, Step, SyncStep, ValidationError, job
 from holdfast.testing import app_for_tests, drain
 from holdfast.testing.clock import HandClock
 from house import PATIENCE, House, until
@@ -288,6 +288,48 @@ def test_s6_a_wait_that_is_over_is_over_in_the_next_attempt(house: House) -> Non
             assert tops == [0, 0, 1]
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("nap", [30 * DAY, 3], ids=["suspended", "in memory"])
+@pytest.mark.parametrize("takes", [4, 6])
+def test_s4_the_timeout_counts_what_an_attempt_runs_and_not_what_it_waits(
+    house: House, takes: float, nap: float
+) -> None:
+    clock = HandClock()
+
+    @job(timeout=10)
+    async def work(step: Step) -> str:
+        await step.run("before", clock.advance, takes)
+        await step.sleep("nap", nap)
+        await step.run("after", clock.advance, takes)
+        await step.sleep("a moment", 1)
+        return "in time"
+
+    def rests(app: Holdfast, after: str) -> bool:
+        """It waits, and has given its slot back."""
+        if house.status() == ["waiting"]:
+            return True
+        assert app._engine.worker is not None
+        free = [execution.slot_free for execution in app._engine.worker.executing]
+        return free == [True] and house.steps("name")[-1] == (after,)
+
+    ended: list[str] = []
+
+    async def main() -> None:
+        async with house.app(work, clock=clock, lease=3600, lease_renew_interval=1000) as app:
+            for type in ("run:complete", "run:fail"):
+                app.on(type, lambda event: ended.append(event.type))
+            await app.jobs.work.trigger()
+            await until(lambda: rests(app, "before"))
+            clock.advance(nap)
+            if takes == 4:
+                await until(lambda: rests(app, "after"))
+                clock.advance(1)
+            await until(lambda: ended)
+
+    asyncio.run(main())
+    assert ended == ["run:complete" if takes == 4 else "run:fail"]
+    assert house.status() == ["completed" if takes == 4 else "timed_out"]
 
 
 def test_s6_a_cancelled_sleeper_is_cancelled_at_once() -> None:

@@ -23,7 +23,7 @@ class TriggerOptions:
     coalesce: Coalesce | None = None
     labels: Mapping[str, str] | None = None
     priority: int | None = None
-    delay: int = 0
+    delay: int | None = None
     run_at: int | None = None
     queue: str | None = None
     retry: str | None = None
@@ -48,6 +48,13 @@ class Call(Generic[R_co]):
         """The job's and the trigger's together."""
         return self.job.labels if self.options.labels is None else {**self.job.labels, **self.options.labels}
 
+    @property
+    def _delay(self) -> int:
+        """The trigger's, also if it is none at all; a moment goes before the job's."""
+        if self.options.delay is not None:
+            return self.options.delay
+        return self.job.delay if self.options.run_at is None else 0
+
     def new_run(self, run_id: str, labels: Mapping[str, str]) -> NewRun:
         """The row to be written, with these labels. Only for `Managing`, which checks them."""
         job, options = self.job, self.options
@@ -57,7 +64,7 @@ class Call(Generic[R_co]):
             self.input,
             job.queue if options.queue is None else options.queue,
             job.priority if options.priority is None else options.priority,
-            options.delay or (job.delay if options.run_at is None else 0),
+            self._delay,
             options.run_at,
             options.idempotency_key,
             options.concurrency_key,

@@ -160,13 +160,14 @@ class InLoop:
     iteration: JobDefinition = field(repr=False)
     options: TriggerOptions = field(repr=False)
     most: int
-    delay: Duration | Callable[[int], Duration]
+    delay: Duration | Callable[[int], Duration] | None
 
     async def __call__(self, step: Step, *args: Any, **kwargs: Any) -> LoopResult[Any]:
         text = self.iteration.signature.encode(args, kwargs)
         for number in range(self.most):
-            delay = self.delay(number) if callable(self.delay) else self.delay
-            options = replace(self.options, delay=micros(delay, "delay") or self.options.delay)
+            delay, options = self.delay(number) if callable(self.delay) else self.delay, self.options
+            if delay is not None:
+                options = replace(options, delay=micros(delay, "delay"), run_at=None)
             call: Call[Any] = Call(self.iteration, text, options)
             try:
                 output = await step._waits.text_of(call, "iteration")
@@ -184,13 +185,13 @@ def loop(
     name: str,
     iteration: JobDefinition,
     most: object,
-    delay: Duration | Callable[[int], Duration],
+    delay: Duration | Callable[[int], Duration] | None,
     options: TriggerOptions = NO_OPTIONS,
 ) -> JobDefinition:
     """A job whose runs are one of the iteration after the other, until one is `Done`, at most so many."""
     if type(most) is not int or most < 1:
         raise ValidationError(f"max_iterations: {shown(most)} must be a whole number above 0.")
-    if not callable(delay):
+    if delay is not None and not callable(delay):
         micros(delay, "delay")
     _check_below(f"loop {name!r}", iteration, options)
 

@@ -29,7 +29,7 @@ from ..model.wait import NewSignal
 from ..store.base import SIGNALS_UNREAD, Cancelled, Deleted, Old, Sent, Store, Triggered, conflict_text
 from .context import current
 from .execution import Execution
-from .forgetting import forget
+from .forgetting import forget, is_part
 from .home import Home
 from .hub import Hub
 from .labels import LabelsSchema
@@ -365,8 +365,8 @@ class Engine:
         self.committer.join(ticket)
         return ticket
 
-    def delete(self, run_id: str) -> Ticket[None]:
-        """Delete an ended run; it is gone for good when the reply is there."""
+    def delete(self, run_id: str) -> Reply[None]:
+        """Delete an ended run and all below it; they are gone for good when the reply is there."""
 
         def outcome(deleted: Deleted) -> None:
             if not deleted.accepted:
@@ -379,9 +379,23 @@ class Engine:
                 self.hub.gone([run_id])
                 self.hub.tell_of("run:delete", run_id, deleted.job_name, deleted.label_map, deleted.generation)
 
-        ticket: Ticket[None] = Ticket("delete", run_id, what=f"deletion of {run_id}", convert=outcome, then=gone)
-        self.committer.join(ticket)
-        return ticket
+        what = f"deletion of {run_id}"
+        reply: Ticket[None] = Ticket("delete", run_id, what=what, convert=outcome)
+
+        def part(*, first: bool) -> None:
+            ticket: Ticket[Deleted] = Ticket("delete", run_id, what=what, then=gone, bulk=not first)
+            self.committer.join(ticket, pass_always=not first)
+
+            def done() -> None:
+                if ticket._error is None and is_part(ticket._value):
+                    part(first=False)
+                else:
+                    answer([(reply, ticket._value, ticket._error)])
+
+            ticket.when_done(done)
+
+        part(first=True)
+        return reply
 
     def purge(self, old: Old, most: float) -> Reply[int]:
         """Delete what is old, at most so many runs; begins now, in the app's loop."""
@@ -403,12 +417,14 @@ class Engine:
             self.worker.wake()
         if any(row.tree > 1 for row in rows):
             self.cancel_below()
+        holders: dict[str, list[Any]] = {}
+        for holder in self.keeper.held:
+            holders.setdefault(holder.lease.run_id, []).append(holder)
         for row in rows:
             # Before the holder hears of it, and drops the step that is under way: that is told, too.
             self.tell_ended(row)
-            for holder in self.keeper.held:
-                if holder.lease.run_id == row.id:
-                    holder.lease_lost(row.status)
+            for holder in holders.get(row.id, ()):
+                holder.lease_lost(row.status)
         self.hub.ended(rows)
 
     def cancel_below(self) -> None:
@@ -424,7 +440,7 @@ class Engine:
                 self.ended_elsewhere(rows)
                 self.cancel_below()
 
-        ticket: Ticket[Any] = Ticket("cancel_below", _BELOW_AT_ONCE, then=cancelled)
+        ticket: Ticket[Any] = Ticket("cancel_below", _BELOW_AT_ONCE, then=cancelled, bulk=True)
         ticket._asked = True
         return ticket
 

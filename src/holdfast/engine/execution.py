@@ -90,6 +90,8 @@ class Execution:
         """The time of this attempt is over: all that is left is to write that."""
         self._timers: list[Timer] = []
         self._began_at = 0.0
+        self._rests_since: float | None = None
+        self._rested = 0.0
         self._ending_now = False
         self._left: asyncio.Task[None] | None = None
         """Writes the end of a function that did not come back."""
@@ -254,13 +256,40 @@ class Execution:
 
     def _is_time_over(self) -> bool:
         """Whether it is; otherwise look again then. The wall clock may have been set back since the last look."""
-        clock = self.engine.clock
-        left = self.limits.micros_left(clock.now(), round((clock.steady() - self._began_at) * 1_000_000))
+        clock, rests = self.engine.clock, self._rests_since is not None
+        left = self.limits.micros_left(clock.now(), self._used, rests=rests)
         if left:
             # A timer of a year would overflow some loops.
             seconds = min(left / 1_000_000, 86400.0)
             self._timers[:] = [clock.call_later(self.worker.loop, seconds, self._look_at_the_time)]
         return left == 0
+
+    @property
+    def _used(self) -> int:
+        """Microseconds that this attempt has run, without its waits."""
+        now = self.engine.clock.steady()
+        rested = self._rested + (0.0 if self._rests_since is None else now - self._rests_since)
+        return self.row.used + round((now - self._began_at - rested) * 1_000_000)
+
+    def rest(self) -> None:
+        """All that goes on in it is waiting: that is no time of the attempt's."""
+        if self.limits.timeout is not None and self._rests_since is None:
+            self._rests_since = self.engine.clock.steady()
+            self._look_again()
+
+    def rise(self) -> None:
+        """Something goes on again."""
+        if self._rests_since is not None:
+            self._rested += self.engine.clock.steady() - self._rests_since
+            self._rests_since = None
+            self._look_again()
+
+    def _look_again(self) -> None:
+        if not self.timed_out:
+            for timer in self._timers:
+                timer.cancel()
+            self._timers.clear()
+            self._look_at_the_time()
 
     def _look_at_the_time(self) -> None:
         if not self.is_over and not self.timed_out and self._is_time_over():
@@ -368,7 +397,11 @@ class Execution:
         output, error = map(self.engine.payloads.seal_some, (outcome.output, outcome.error))
         # Whether its end is anything to others: to those of its key, to the run above it.
         keyed = self.row.concurrency_key is not None or self.row.parent_id is not None
-        ending = Ending(self.lease, transition, output, error, outcome.error_type, delay, keyed, outcome.waiting_for)
+        goes_on = outcome.cause in (Cause.SUSPEND, Cause.RELEASE) and self.limits.timeout is not None
+        ending = Ending(
+            self.lease, transition, output, error, outcome.error_type, delay, keyed, outcome.waiting_for,
+            self._used if goes_on else 0,
+        )  # fmt: skip
         what = f"the end of run {self.row.id}"
         return [*self.pending_notes(), Ticket("finish", ending, what=what, weight=len(outcome.output or ""))]
 

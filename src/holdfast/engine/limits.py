@@ -36,10 +36,13 @@ class Limits(NamedTuple):
             row.attempt,
         )
 
-    def micros_left(self, now: int, used: int) -> int | None:
-        """How long this attempt, which has run for `used`, may go on from now; None for as long as it takes."""
+    def micros_left(self, now: int, used: int, *, rests: bool = False) -> int | None:
+        """How long this attempt, which has run for `used`, may go on from now; None for as long as it takes.
+
+        While it `rests`, only the deadline counts.
+        """
         left = None if self.deadline_at is None else self.deadline_at - now
-        if self.timeout is not None:
+        if self.timeout is not None and not rests:
             left = self.timeout - used if left is None else min(left, self.timeout - used)
         return None if left is None else max(0, left)
 

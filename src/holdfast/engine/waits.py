@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from .engine import Engine
     from .execution import Execution
 
+#: With more runs than that below it, a wait gets a round of its own.
+_MANY = 100
+
 #: Seconds for which other branches of the run may do something that is no step, before it is suspended.
 _SETTLE = 0.2
 
@@ -206,7 +209,9 @@ class Waits:
 
         def tickets() -> list[Ticket[Any]]:
             what = f"wait {str(opened.key)!r} of run {row.run_id}"
-            return [*execution.pending_notes(), Ticket("save_waits", save, what=what, then=saved)]
+            count = 1 + len(children)
+            ticket: Ticket[Any] = Ticket("save_waits", save, what=what, then=saved, count=count, bulk=count > _MANY)
+            return [*execution.pending_notes(), ticket]
 
         standing: WaitRow | None = await execution.write(tickets)
         if standing is None:
@@ -239,6 +244,7 @@ class Waits:
                 timer.cancel()
             del self._parked[future]
             worker.resume(self.execution)
+            self.execution.rise()
         self.execution.check()
 
     def consider(self) -> None:
@@ -252,6 +258,7 @@ class Waits:
         if execution.branches.busy > len(self._parked):
             return
         execution.worker.freed(execution)
+        execution.rest()
         now = self.engine.clock.now()
         nearest = min((until for _, _, until in self._parked.values() if until is not None), default=None)
         if nearest is not None and nearest - now <= self._warm_for:

@@ -89,6 +89,8 @@ class RunRow(NamedTuple):
     tree: int
     """1: it has waits, or runs below it. 2: it has ended without its output, and what is below is to be cancelled."""
     waiting_for: str | None
+    used: int
+    """Microseconds that this attempt had run when it began to wait."""
     idempotency_key: str | None
     concurrency_key: str | None
     tenant: str

@@ -213,6 +213,8 @@ class Ending(NamedTuple):
     """False: the run has no concurrency key, and no run above it, so nobody need look whether it has."""
     waiting_for: str | None = None
     """Where the transition leads to waiting."""
+    used: int = 0
+    """Microseconds that the attempt has run so far, where it will go on."""
 
 
 class Ended(NamedTuple):
@@ -275,12 +277,16 @@ class Recall(NamedTuple):
     keep: tuple[str, ...]
 
 
+#: What stands against a deletion that is only too large for one round.
+MORE = "more"
+
+
 class Deleted(NamedTuple):
     """Whether the run is gone by this, with what is told of it.
 
     Otherwise `standing` says what stood against it: its status, "child" (it goes with its tree) or "parent" (a run
-    below it has not ended); None: there is no such run. When a round is played again, a run that is not there was
-    deleted by the first playing, and nothing is known of it any more.
+    below it has not ended); `MORE`: a part of its tree is gone, ask again; None: there is no such run. When a round is
+    played again, a run that is not there was deleted by the first playing, and nothing is known of it any more.
     """
 
     accepted: bool
@@ -552,7 +558,11 @@ class Store(ABC):
 
     @abstractmethod
     def delete(self, tx: Tx, run_ids: Sequence[str]) -> list[Deleted]:
-        """Delete ended runs with all that belongs to them, and all runs below them. Their idempotency keys are free."""
+        """Delete ended runs with all that belongs to them, and all runs below them. Their idempotency keys are free.
+
+        What is below them may be too much for one call: then a part of it goes, and the answer says `MORE`. The run
+        itself is the last to go.
+        """
 
     @abstractmethod
     def drop_outputs(self, tx: Tx, run_ids: Sequence[str]) -> list[bool]:

@@ -16,8 +16,8 @@ from ..model.wait import NewSignal, WaitRow, wait_key
 from .base import SIGNALS_UNREAD, Sent, StepSave, Take, Taken, Triggered, Tx, WaitSave
 from .said import Said
 
-#: Sleeping runs that one claim may wake.
-WOKEN_AT_ONCE = 1_000
+#: Sleeping runs that one claim may wake: more than it takes, and no more than others can wait for.
+WOKEN_AT_ONCE = 200
 
 
 class Below(Said):

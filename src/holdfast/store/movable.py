@@ -66,7 +66,7 @@ TABLES = (
         "id",
         "job_name status queue priority run_at due turn generation attempt crashes lease_owner lease_expires_at "
         "created_at updated_at started_at completed_at timeout retry deadline_at parent_id root_id child_index "
-        "is_finalize awaited_as tree waiting_for idempotency_key concurrency_key tenant labels codec "
+        "is_finalize awaited_as tree waiting_for wake_at used idempotency_key concurrency_key tenant labels codec "
         "trace input output error error_type outputs_kept",
     ),
     _table("labels", "key value run_id", ""),

@@ -185,9 +185,8 @@ class MysqlStore(SeveralWriters, MysqlServer, MysqlMovable):
         return woken
 
     def _say_sleepers_due(self, link: Link, now: int, limit: int) -> list[Any]:
-        # A run may have several waits.
-        found = dict.fromkeys(self._find(link, "look_for_sleepers", now, limit))
-        return [(run_id,) for run_id in self._lock_free(link, self._lockable(link, [*found]))]
+        found = self._find(link, "look_for_sleepers", now, limit)
+        return [(run_id,) for run_id in self._lock_free(link, self._lockable(link, found))]
 
     def _say_take_signals(self, link: Link, takes: Sequence[Any]) -> int:
         oldest = self._found(link, "oldest_signals", takes)

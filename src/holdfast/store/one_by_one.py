@@ -160,7 +160,7 @@ class OneByOne(BelowOneByOne):
                 error, error_type = run.error, run.error_type  # that of the last attempt stays
             self._let_go(
                 tx, run, wanted, output=ending.output, error=error, error_type=error_type, attempt=attempt,
-                waiting_for=ending.waiting_for, **later,
+                waiting_for=ending.waiting_for, used=ending.used, **later,
             )  # fmt: skip
             # What it waits for may have come before it did.
             self._wake(tx, [run.id])
@@ -287,7 +287,7 @@ class OneByOne(BelowOneByOne):
             **{name: getattr(new, name) for name in RunRow._fields if name in NewRun._fields},
             "deadline_at": None if new.deadline is None else tx.now + new.deadline,
             "status": str(RunStatus.PENDING), "run_at": run_at, "created_at": tx.now, "updated_at": tx.now,
-            "generation": 0, "attempt": 0, "crashes": 0, "tree": 0,
+            "generation": 0, "attempt": 0, "crashes": 0, "tree": 0, "used": 0,
             "completed_step_count": 0, "current_step_index": 0,
         }  # fmt: skip
         return Triggered(self._put(tx, RunRow(**fresh)), "created")

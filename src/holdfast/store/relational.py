@@ -24,6 +24,7 @@ from ..model.step import AttemptRow, LogRow, StepKey, StepRow, Tries
 from ..model.worker import CheckIn, HeldRow, WorkerRow
 from .base import (
     LEASES_REMEMBERED,
+    MORE,
     STEP_PAGE,
     AttemptSave,
     Cancelled,
@@ -64,6 +65,10 @@ _DISPOSITIONS: tuple[Literal["created", "idempotent"], ...] = ("created", "idemp
 
 #: Delayed runs that one claim may make due.
 PROMOTED_AT_ONCE = 10_000
+
+#: Runs below others, and steps, tries and lines of theirs, that one round deletes: others want to write, too.
+DELETED_AT_ONCE = 500
+_DELETED_WEIGHT = 5_000
 
 #: Bounds of one statement of a batch.
 BATCH_ROWS = 10_000
@@ -154,6 +159,7 @@ class Relational(Below):
                 e.transition.attempt,
                 e.delay,
                 e.waiting_for,
+                e.used,
             )
             for e in first.values()
         ]
@@ -201,9 +207,13 @@ class Relational(Below):
 
     def delete(self, tx: Tx, run_ids: Sequence[str]) -> list[Deleted]:
         found = self._forgettable(tx, run_ids)
-        if family := self._family(tx, found):
+        roots = [run_id for run_id, deleted in found.items() if deleted.accepted]
+        below, all_of_it = self._some_below(tx, roots)
+        if leave := [*below, *(roots if all_of_it else ())]:
             for part in _PARTS:
-                self._do(tx.connection, f"delete_{part}", family)
+                self._do(tx.connection, f"delete_{part}", leave)
+        if not all_of_it:
+            found |= {run_id: found[run_id]._replace(accepted=False, standing=MORE) for run_id in roots}
         missing = Deleted(tx.replay)
         return [found.get(run_id, missing) for run_id in run_ids]
 
@@ -217,6 +227,18 @@ class Relational(Below):
     def _forgettable(self, tx: Tx, run_ids: Sequence[str]) -> dict[str, Deleted]:
         found = self._ask(tx.connection, "forgettable", list(dict.fromkeys(run_ids)))
         return {run_id: Deleted(standing is None, standing, *told) for run_id, standing, *told in found}
+
+    def _some_below(self, tx: Tx, roots: Sequence[str]) -> tuple[list[str], bool]:
+        """What is below these runs, as much of it as one round deletes; and whether that is all."""
+        ids: list[str] = []
+        weight = 0
+        found = self._ask(tx.connection, "members", roots, DELETED_AT_ONCE + 1) if roots else []
+        for run_id, much in found:
+            weight += much
+            if len(ids) == DELETED_AT_ONCE or (ids and weight > _DELETED_WEIGHT):
+                return ids, False
+            ids.append(run_id)
+        return ids, True
 
     def _family(self, tx: Tx, found: dict[str, Deleted]) -> list[str]:
         roots = [run_id for run_id, deleted in found.items() if deleted.accepted]
@@ -507,7 +529,7 @@ def _fresh(run: NewRun, run_at: int, now: int) -> RunRow:
     return RunRow(
         run.id, run.job_name, "pending", run.queue, run.priority, run_at, 0, 0, 0, None, None, now, now, None, None,
         run.timeout, run.retry, run.deadline and now + run.deadline,
-        run.parent_id, run.root_id, run.child_index, run.is_finalize, run.awaited_as, 0, None,
+        run.parent_id, run.root_id, run.child_index, run.is_finalize, run.awaited_as, 0, None, 0,
         run.idempotency_key, run.concurrency_key, run.tenant, run.labels, run.codec,
         run.trace, run.input, None, None, None,
     )  # fmt: skip

@@ -62,8 +62,6 @@ class Needs:
     these are has to be looked up."""
     waking: set[str] = field(default_factory=set)
     """Runs that may be woken: they go back into the line of their key."""
-    trees: set[str] = field(default_factory=set)
-    """Runs that are touched with all below them."""
     keys: set[str] = field(default_factory=set)
     jobs: set[str] = field(default_factory=set)
     """Those whose limit will be counted."""
@@ -97,7 +95,8 @@ class Needs:
             elif verb == "cancel":
                 needs.ending.update(rows)
             elif verb in ("delete", "drop_outputs"):
-                needs.trees.update(rows)
+                # What is below them has ended and is left alone by all but those who hold them.
+                needs.runs.update(rows)
             elif verb == "trigger":
                 needs.keys.update([run.concurrency_key for run in rows if run.concurrency_key is not None])
             elif verb == "trigger_many":
@@ -137,8 +136,6 @@ class SeveralWriters(Relational):
             above = [row[2:] for row in found if row[2] is not None and row[0] in needs.ending]
             runs.update([run_id for run_id, _ in above])
             keys.update([key for _, key in above if key is not None])
-        if needs.trees:
-            runs.update([run_id for (run_id,) in self._ask(connection, "family", sorted(needs.trees))])
         self._hold(tx, keys)
         if runs:
             # In the order of the ids, which is that of their bytes.

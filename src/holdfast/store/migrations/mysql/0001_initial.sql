@@ -44,6 +44,8 @@ create table if not exists holdfast_runs (
   is_finalize smallint not null default 0 check (is_finalize in (0, 1)),
   awaited_as varchar(300),  -- the key of the wait of the run above it that it belongs to
   waiting_for varchar(16),  -- children | finalize | signal | timer | child
+  wake_at bigint,  -- while it waits: when the first of its waits is over, whatever comes
+  used bigint not null default 0,  -- microseconds that this attempt had run when it began to wait
   tree smallint not null default 0 check (tree in (0, 1, 2)),  -- 1: it has waits, or runs below it
     -- 2: it has ended without its output, and what is below it is to be cancelled
   idempotency_key varchar(255),
@@ -61,6 +63,7 @@ create table if not exists holdfast_runs (
   claimable tinyint as (  -- 1: without a key. 2: with one
     if(status = 'pending' and due = 1 and turn <> 1, if(concurrency_key is null, 1, 2), null)) stored,
   delayed_until bigint as (if(status = 'pending' and due = 0, run_at, null)) stored,
+  asleep_until bigint as (if(status = 'waiting', wake_at, null)) stored,
   leased_job varchar(255) as (if(status = 'leased', job_name, null)) stored,
   open_deadline bigint as (if(completed_at is null, deadline_at, null)) stored,
   errored varchar(16) as (
@@ -73,7 +76,7 @@ create table if not exists holdfast_runs (
   line binary(32) as (  -- queue and job: both would be too wide for an index
     if(concurrency_key is null, null, unhex(sha2(concat(queue, '\n', job_name), 256)))) stored,
   open_key varchar(255) as (if(completed_at is null, concurrency_key, null)) stored,
-  open_parent varchar(64) as (if(completed_at is null, parent_id, null)) stored,
+  open_root varchar(64) as (if(completed_at is null, root_id, null)) stored,
   leaves tinyint as (if(tree = 2, 1, null)) stored,
   check ((status = 'leased') = (lease_owner is not null)),
   check ((status = 'leased') = (lease_expires_at is not null)),
@@ -84,6 +87,8 @@ create table if not exists holdfast_runs (
   index holdfast_runs_claimable (claimable, queue, job_name, priority desc, run_at, id),
   -- Pending runs whose time has not come.
   index holdfast_runs_delayed (delayed_until),
+  -- Waiting runs whose time comes. Those that were woken are not in it, though what they waited for is still there.
+  index holdfast_runs_asleep (asleep_until),
   index holdfast_runs_leases (lease_expires_at),
   -- How many of a job are leased, for its limit.
   index holdfast_runs_leased_of_job (leased_job),
@@ -94,8 +99,8 @@ create table if not exists holdfast_runs (
   index holdfast_runs_ended (outputs_kept, root_ended_at),
   index holdfast_runs_by_job (job_name, id),
   index holdfast_runs_by_parent (parent_id, awaited_as, id),
-  -- What is below a run and has not ended.
-  index holdfast_runs_unended (open_parent, awaited_as),
+  -- What is below a run, or anywhere in its tree, and has not ended.
+  index holdfast_runs_unended (open_root, parent_id, awaited_as),
   index holdfast_runs_above_cancelled (leaves),
   index holdfast_runs_by_root (root_id, id),
   unique index holdfast_runs_idempotency (tenant, job_name, idempotency_key),
@@ -176,8 +181,7 @@ create table if not exists holdfast_waits (
   until bigint,  -- not longer than this
   `signal` varchar(255),  -- its name
   created_at bigint not null,
-  primary key (run_id, `key`),
-  index holdfast_waits_until (until)
+  primary key (run_id, `key`)
 ) engine = InnoDB row_format = dynamic character set utf8mb4 collate utf8mb4_nopad_bin;
 
 create table if not exists holdfast_signals (

@@ -43,6 +43,8 @@ create table holdfast_runs (
   is_finalize smallint not null default 0 check (is_finalize in (0, 1)),
   awaited_as text collate "C",  -- the key of the wait of the run above it that it belongs to
   waiting_for text collate "C",  -- children | finalize | signal | timer | child
+  wake_at bigint,  -- while it waits: when the first of its waits is over, whatever comes
+  used bigint not null default 0,  -- microseconds that this attempt had run when it began to wait
   tree smallint not null default 0 check (tree in (0, 1, 2)),  -- 1: it has waits, or runs below it
     -- 2: it has ended without its output, and what is below it is to be cancelled
   idempotency_key text collate "C",
@@ -74,6 +76,9 @@ create index holdfast_runs_claimable on holdfast_runs (queue, job_name, priority
 -- Pending runs whose time has not come.
 create index holdfast_runs_delayed on holdfast_runs (run_at)
   where status = 'pending' and due = 0 and attempt >= 0;
+-- Waiting runs whose time comes. Those that were woken are not in it, though what they waited for is still there.
+create index holdfast_runs_asleep on holdfast_runs (wake_at)
+  where status = 'waiting' and wake_at is not null and attempt >= 0;
 create index holdfast_runs_leases on holdfast_runs (lease_expires_at)
   where status = 'leased' and crashes >= 0;
 -- How many of a job are leased, for its limit.
@@ -91,9 +96,9 @@ create index holdfast_runs_ended on holdfast_runs (outputs_kept, completed_at)
 create index holdfast_runs_by_job on holdfast_runs (job_name, id) where attempt >= 0;
 create index holdfast_runs_by_parent on holdfast_runs (parent_id, child_index)
   where parent_id is not null;
--- What is below a run and has not ended.
-create index holdfast_runs_unended on holdfast_runs (parent_id, awaited_as)
-  where completed_at is null and parent_id is not null;
+-- What is below a run, or anywhere in its tree, and has not ended.
+create index holdfast_runs_unended on holdfast_runs (root_id, parent_id, awaited_as)
+  where completed_at is null and root_id is not null;
 create index holdfast_runs_above_cancelled on holdfast_runs (id)
   where tree = 2;
 create index holdfast_runs_by_root on holdfast_runs (root_id, id)
@@ -183,7 +188,6 @@ create table holdfast_waits (
   created_at bigint not null,
   primary key (run_id, key)
 );
-create index holdfast_waits_until on holdfast_waits (until) where until is not null;
 
 create table holdfast_signals (
   id text collate "C" primary key,

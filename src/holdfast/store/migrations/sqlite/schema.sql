@@ -42,6 +42,8 @@ create table holdfast_runs (
   is_finalize integer not null default 0 check (is_finalize in (0, 1)),
   awaited_as text,  -- the key of the wait of the run above it that it belongs to
   waiting_for text,  -- children | finalize | signal | timer | child
+  wake_at integer,  -- while it waits: when the first of its waits is over, whatever comes
+  used integer not null default 0,  -- microseconds that this attempt had run when it began to wait
   tree integer not null default 0 check (tree in (0, 1, 2)),  -- 1: it has waits, or runs below it
     -- 2: it has ended without its output, and what is below it is to be cancelled
   idempotency_key text,
@@ -68,6 +70,9 @@ create index holdfast_runs_claimable on holdfast_runs (queue, job_name, priority
 -- Pending runs whose time has not come.
 create index holdfast_runs_delayed on holdfast_runs (run_at)
   where status = 'pending' and due = 0;
+-- Waiting runs whose time comes. Those that were woken are not in it, though what they waited for is still there.
+create index holdfast_runs_asleep on holdfast_runs (wake_at)
+  where status = 'waiting' and wake_at is not null;
 create index holdfast_runs_leases on holdfast_runs (lease_expires_at)
   where status = 'leased';
 -- How many of a job are leased, for its limit.
@@ -85,9 +90,9 @@ create index holdfast_runs_ended on holdfast_runs (outputs_kept, completed_at)
 create index holdfast_runs_by_job on holdfast_runs (job_name, id);
 create index holdfast_runs_by_parent on holdfast_runs (parent_id, awaited_as, id)
   where parent_id is not null;
--- What is below a run and has not ended.
-create index holdfast_runs_unended on holdfast_runs (parent_id, awaited_as)
-  where completed_at is null and parent_id is not null;
+-- What is below a run, or anywhere in its tree, and has not ended.
+create index holdfast_runs_unended on holdfast_runs (root_id, parent_id, awaited_as)
+  where completed_at is null and root_id is not null;
 create index holdfast_runs_above_cancelled on holdfast_runs (id)
   where tree = 2;
 create index holdfast_runs_by_root on holdfast_runs (root_id, id)
@@ -176,7 +181,6 @@ create table holdfast_waits (
   created_at integer not null,
   primary key (run_id, key)
 ) strict, without rowid;
-create index holdfast_waits_until on holdfast_waits (until) where until is not null;
 
 create table holdfast_signals (
   id text primary key,

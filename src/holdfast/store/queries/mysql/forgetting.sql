@@ -1,4 +1,4 @@
--- What leaves the database. A tree goes as a whole, or not at all: its root stands for it.
+-- What leaves the database. A tree goes once all of it has ended, in bounded parts, its root last.
 
 -- name: forgettable
 -- Of these runs what stands against touching them: the own status, that it is a child, or that a run below has not
@@ -8,7 +8,8 @@ select
   case
     when r.completed_at is null then r.status
     when r.parent_id is not null then 'child'
-    when exists (select 1 from holdfast_runs as m where m.root_id = r.id and m.completed_at is null) then 'parent'
+    when exists (select 1 from holdfast_runs as m force index (holdfast_runs_unended) where m.open_root = r.id)
+      then 'parent'
   end,
   r.job_name, r.labels, r.generation
 from {runs};
@@ -18,6 +19,16 @@ from {runs};
 select e.id from {ids}
 union
 select m.id from {ids} straight_join holdfast_runs as m on m.root_id = e.id;
+
+-- name: members
+-- What is below these runs, $2 of it at most, each with how much there is of it. All of it has ended, and whoever deletes
+-- it or empties it holds its root.
+select m.id,
+  (select count(*) from holdfast_steps where run_id = m.id)
+  + (select count(*) from holdfast_step_attempts where run_id = m.id)
+  + (select count(*) from holdfast_logs where run_id = m.id)
+from {ids} straight_join holdfast_runs as m force index (holdfast_runs_by_root) on m.root_id = e.id
+limit $2;
 
 -- name: delete_labels
 delete p from {ids} straight_join holdfast_labels as p force index (holdfast_labels_by_run) on p.run_id = e.id;

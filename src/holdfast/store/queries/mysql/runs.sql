@@ -188,10 +188,7 @@ select exists (
   where e.room is null or e.room > (
     select count(*) from holdfast_runs as l force index (holdfast_runs_leased_of_job) where l.leased_job = e.job_name))
 or exists (select 1 from holdfast_runs where delayed_until <= coalesce($2, {now}))
-or exists (
-  select 1 from holdfast_waits as w force index (holdfast_waits_until)
-  straight_join holdfast_runs as r force index (primary) on r.id = w.run_id and r.status = 'waiting'
-  where w.until <= coalesce($2, {now}));
+or exists (select 1 from holdfast_runs where asleep_until <= coalesce($2, {now}));
 
 -- name: told_finish
 -- Fenced: only while generation and owner are still the holder's own.
@@ -207,7 +204,8 @@ for update;
 update json_table($1, '$[*]' columns (
   id {text} path '$[0]', generation bigint path '$[1]', owner {text} path '$[2]', status {text} path '$[3]',
   ends tinyint path '$[4]', output {text} path '$[5]', error {text} path '$[6]', error_type {text} path '$[7]',
-  attempt bigint path '$[8]', delay bigint path '$[9]', waiting_for {text} path '$[10]')) as e
+  attempt bigint path '$[8]', delay bigint path '$[9]', waiting_for {text} path '$[10]',
+  used bigint path '$[11]')) as e
 {held}
 set
   r.status = e.status, r.lease_owner = null, r.lease_expires_at = null, r.updated_at = $2,
@@ -220,7 +218,9 @@ set
   r.run_at = if(e.delay > 0, $2 + e.delay, r.run_at),
   r.due = if(e.delay > 0, 0, r.due),
   r.turn = case e.status when 'pending' then r.turn when 'waiting' then r.concurrency_key is not null else 0 end,
-  r.waiting_for = e.waiting_for,
+  r.waiting_for = e.waiting_for, r.used = e.used,
+  r.wake_at = if(e.status = 'waiting', (
+    select min(w.until) from holdfast_waits as w force index (primary) where w.run_id = e.id), null),
   r.tree = if(r.tree > 0 and e.ends and e.status <> 'completed', 2, r.tree);
 
 -- name: states

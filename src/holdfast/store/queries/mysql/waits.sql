@@ -37,7 +37,7 @@ where r.status = 'waiting' and exists (
       where s.unread = w.run_id and s.name = w.`signal`))
     or (w.kind in ('child', 'children', 'finalize') and not exists (
       select 1 from holdfast_runs as c force index (holdfast_runs_unended)
-      where c.open_parent = w.run_id and c.awaited_as = w.`key`))))
+      where c.open_root = coalesce(r.root_id, r.id) and c.parent_id = w.run_id and c.awaited_as = w.`key`))))
 for update;
 
 -- name: wake
@@ -46,11 +46,10 @@ update {runs} set
 
 -- name: look_for_sleepers
 -- Waiting runs of which a wait is over by its time.
-select w.run_id, r.concurrency_key
-from holdfast_waits as w force index (holdfast_waits_until)
-straight_join holdfast_runs as r force index (primary) on r.id = w.run_id and r.status = 'waiting'
-where w.until <= $1
-order by w.until limit $2;
+select r.id, r.concurrency_key
+from holdfast_runs as r force index (holdfast_runs_asleep)
+where r.asleep_until <= $1
+order by r.asleep_until limit $2;
 
 -- name: lock_free_runs
 -- Those that nobody else has locked.
@@ -59,11 +58,10 @@ for update skip locked;
 
 -- name: next_wake
 -- When the first of the waiting runs wants to be woken.
-select w.until
-from holdfast_waits as w force index (holdfast_waits_until)
-straight_join holdfast_runs as r force index (primary) on r.id = w.run_id and r.status = 'waiting'
-where w.until is not null
-order by w.until limit 1;
+select asleep_until
+from holdfast_runs force index (holdfast_runs_asleep)
+where asleep_until is not null
+order by asleep_until limit 1;
 
 -- name: find_waits
 select run_id, `key`, kind, until, `signal`, created_at
@@ -124,7 +122,8 @@ left join holdfast_waits as w force index (primary) on w.run_id = e.id and w.`ke
 -- The next level of runs below those that have ended without their output.
 select c.id, c.concurrency_key
 from holdfast_runs as t force index (holdfast_runs_above_cancelled)
-straight_join holdfast_runs as c force index (holdfast_runs_unended) on c.open_parent = t.id
+straight_join holdfast_runs as c force index (holdfast_runs_unended)
+  on c.open_root = coalesce(t.root_id, t.id) and c.parent_id = t.id
 where t.leaves = 1
 limit $1;
 
@@ -145,7 +144,8 @@ update {runs} set
 select t.id
 from holdfast_runs as t force index (holdfast_runs_above_cancelled)
 where t.leaves = 1 and not exists (
-  select 1 from holdfast_runs as c force index (holdfast_runs_unended) where c.open_parent = t.id)
+  select 1 from holdfast_runs as c force index (holdfast_runs_unended)
+  where c.open_root = coalesce(t.root_id, t.id) and c.parent_id = t.id)
 limit $1;
 
 -- name: settle_trees

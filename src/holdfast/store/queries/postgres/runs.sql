@@ -239,9 +239,8 @@ or exists (
   select 1 from holdfast_runs
   where status = 'pending' and due = 0 and attempt >= 0 and run_at <= coalesce($2::bigint, {now}))
 or exists (
-  select 1 from holdfast_waits as w
-  cross join lateral (select 1 from holdfast_runs where id = w.run_id and status = 'waiting' offset 0) as r
-  where w.until <= coalesce($2::bigint, {now}) and w.until is not null);
+  select 1 from holdfast_runs
+  where status = 'waiting' and wake_at is not null and attempt >= 0 and wake_at <= coalesce($2::bigint, {now}));
 
 -- name: finish
 -- Fenced: only while generation and owner are still the holder's own.
@@ -257,13 +256,16 @@ update holdfast_runs as r set
   run_at = case when e.delay > 0 then $2::bigint + e.delay else r.run_at end,
   due = case when e.delay > 0 then 0 else r.due end,
   turn = case e.status when 'pending' then r.turn when 'waiting' then (r.concurrency_key is not null)::int else 0 end,
-  waiting_for = e.waiting_for,
+  waiting_for = e.waiting_for, used = e.used,
+  wake_at = case when e.status = 'waiting' then (
+    select min(until) from holdfast_waits where run_id = e.id) end,
   tree = case when r.tree > 0 and e.ends and e.status <> 'completed' then 2 else r.tree end
 from (
   select
     value ->> 0 as id, (value ->> 1)::bigint as generation, value ->> 2 as owner, value ->> 3 as status,
     (value ->> 4)::boolean as ends, value ->> 5 as output, value ->> 6 as error, value ->> 7 as error_type,
-    (value ->> 8)::bigint as attempt, (value ->> 9)::bigint as delay, value ->> 10 as waiting_for
+    (value ->> 8)::bigint as attempt, (value ->> 9)::bigint as delay, value ->> 10 as waiting_for,
+    (value ->> 11)::bigint as used
   from jsonb_array_elements($1::jsonb) as e (value)) as e
 where r.id = e.id and r.generation = e.generation and r.lease_owner = e.owner
 returning r.id, r.generation, case when r.status <> 'pending' then r.concurrency_key end, r.status, r.parent_id, r.tree;

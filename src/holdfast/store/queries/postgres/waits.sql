@@ -42,7 +42,8 @@ where r.id = any (array(select jsonb_array_elements_text($1::jsonb))) and r.stat
       where s.run_id = w.run_id and s.name = w.signal and s.consumed_by is null offset 0))
     or (w.kind in ('child', 'children', 'finalize') and not exists (
       select 1 from holdfast_runs as c
-      where c.parent_id = w.run_id and c.awaited_as = w.key and c.completed_at is null and c.parent_id is not null
+      where c.root_id = coalesce(r.root_id, r.id) and c.parent_id = w.run_id and c.awaited_as = w.key
+        and c.completed_at is null and c.root_id is not null
       offset 0)))
   offset 0)
 returning r.id, r.concurrency_key;
@@ -50,11 +51,9 @@ returning r.id, r.concurrency_key;
 -- name: sleepers_due
 -- Waiting runs of which a wait is over by its time, locked with their keys. What can't be locked now is somebody else's.
 with c as materialized (
-  select r.id, r.concurrency_key
-  from holdfast_waits as w
-  cross join lateral (select * from holdfast_runs where id = w.run_id and status = 'waiting' offset 0) as r
-  where w.until <= $1 and w.until is not null
-  order by w.until limit $2),
+  select id, concurrency_key from holdfast_runs
+  where status = 'waiting' and wake_at is not null and attempt >= 0 and wake_at <= $1
+  order by wake_at limit $2),
 k as materialized (
   select key from holdfast_keys
   where kind = 'key' and key = any (array(select concurrency_key from c))
@@ -66,11 +65,9 @@ order by r.id for no key update skip locked;
 
 -- name: next_wake
 -- When the first of the waiting runs wants to be woken.
-select w.until
-from holdfast_waits as w
-cross join lateral (select * from holdfast_runs where id = w.run_id and status = 'waiting' offset 0) as r
-where w.until is not null
-order by w.until limit 1;
+select wake_at from holdfast_runs
+where status = 'waiting' and wake_at is not null and attempt >= 0
+order by wake_at limit 1;
 
 -- name: find_waits
 select run_id, key, kind, until, signal, created_at
@@ -138,10 +135,11 @@ where r.generation = (e.value ->> 2)::bigint and r.lease_owner = e.value ->> 0;
 -- those which somebody holds locked do not stand before the others.
 with c as materialized (
   select c.id, c.concurrency_key
-  from (select id from holdfast_runs where tree = 2 offset 0) as t
+  from (select id, root_id from holdfast_runs where tree = 2 offset 0) as t
   cross join lateral (
     select id, concurrency_key from holdfast_runs
-    where parent_id = t.id and completed_at is null and parent_id is not null offset 0) as c
+    where root_id = coalesce(t.root_id, t.id) and parent_id = t.id and completed_at is null and root_id is not null
+    offset 0) as c
   limit $2::bigint * 4),
 k as materialized (
   select key from holdfast_keys
@@ -167,7 +165,8 @@ where id = any (array(
   select r.id from holdfast_runs as r
   where r.tree = 2 and not exists (
     select 1 from holdfast_runs as c
-    where c.parent_id = r.id and c.completed_at is null and c.parent_id is not null offset 0)
+    where c.root_id = coalesce(r.root_id, r.id) and c.parent_id = r.id
+      and c.completed_at is null and c.root_id is not null offset 0)
   order by r.id for no key update of r skip locked));
 
 -- name: above_ended

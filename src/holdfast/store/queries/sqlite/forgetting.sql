@@ -1,4 +1,4 @@
--- What leaves the database. A tree goes as a whole, or not at all: its root stands for it.
+-- What leaves the database. A tree goes once all of it has ended, in bounded parts, its root last.
 
 -- name: forgettable
 -- Of these runs what stands against touching them: the own status, that it is a child, or that a run below has not ended.
@@ -7,7 +7,8 @@ select
   case
     when r.completed_at is null then r.status
     when r.parent_id is not null then 'child'
-    when exists (select 1 from holdfast_runs as m where m.root_id = r.id and m.completed_at is null) then 'parent'
+    when exists (select 1 from holdfast_runs as m where m.root_id = r.id and m.completed_at is null and m.root_id is not null)
+      then 'parent'
   end,
   r.job_name, r.labels, r.generation
 from json_each(?1) as e
@@ -18,6 +19,16 @@ cross join holdfast_runs as r on r.id = e.value;
 select value from json_each(?1)
 union
 select m.id from json_each(?1) as e cross join holdfast_runs as m on m.root_id = e.value;
+
+-- name: members
+-- What is below these runs, ?2 of it at most, each with how much there is of it.
+select m.id,
+  (select count(*) from holdfast_steps where run_id = m.id)
+  + (select count(*) from holdfast_step_attempts where run_id = m.id)
+  + (select count(*) from holdfast_logs where run_id = m.id)
+from json_each(?1) as e
+cross join holdfast_runs as m on m.root_id = e.value
+limit ?2;
 
 -- name: delete_labels
 -- Their table is sorted by label: what a run has is read from its own copy.

@@ -187,10 +187,7 @@ select exists (
       select count(*) from holdfast_runs indexed by holdfast_runs_leased_of_job
       where status = 'leased' and job_name = job.value ->> 1)))
 or exists (select 1 from holdfast_runs where status = 'pending' and due = 0 and run_at <= ?2)
-or exists (
-  select 1 from holdfast_waits as w
-  cross join holdfast_runs as r on r.id = w.run_id and r.status = 'waiting'
-  where w.until <= ?2 and w.until is not null);
+or exists (select 1 from holdfast_runs where status = 'waiting' and wake_at is not null and wake_at <= ?2);
 
 -- name: finish
 -- Fenced: only while generation and owner are still the holder's own.
@@ -205,7 +202,8 @@ update holdfast_runs as r set
   run_at = iif(e.value ->> 9 > 0, ?2 + (e.value ->> 9), r.run_at),
   due = iif(e.value ->> 9 > 0, 0, r.due),
   turn = case e.value ->> 3 when 'pending' then r.turn when 'waiting' then r.concurrency_key is not null else 0 end,
-  waiting_for = e.value ->> 10,
+  waiting_for = e.value ->> 10, used = e.value ->> 11,
+  wake_at = iif(e.value ->> 3 = 'waiting', (select min(w.until) from holdfast_waits as w where w.run_id = r.id), null),
   tree = iif(r.tree > 0 and e.value ->> 4 and e.value ->> 3 <> 'completed', 2, r.tree)
 from json_each(?1) as e
 where r.id = e.value ->> 0 and r.generation = e.value ->> 1 and r.lease_owner = e.value ->> 2

@@ -40,24 +40,19 @@ where r.id in (select value from json_each(?1)) and r.status = 'waiting' and exi
       where s.run_id = w.run_id and s.name = w.signal and s.consumed_by is null))
     or (w.kind in ('child', 'children', 'finalize') and not exists (
       select 1 from holdfast_runs as c
-      where c.parent_id = w.run_id and c.awaited_as = w.key and c.completed_at is null and c.parent_id is not null))))
+      where c.root_id = coalesce(r.root_id, r.id) and c.parent_id = w.run_id and c.awaited_as = w.key
+        and c.completed_at is null and c.root_id is not null))))
 returning id, concurrency_key;
 
 -- name: sleepers_due
 -- Waiting runs of which a wait is over by its time.
-select distinct w.run_id
-from holdfast_waits as w
-cross join holdfast_runs as r on r.id = w.run_id and r.status = 'waiting'
-where w.until <= ?1 and w.until is not null
-order by w.until limit ?2;
+select id from holdfast_runs
+where status = 'waiting' and wake_at is not null and wake_at <= ?1
+order by wake_at limit ?2;
 
 -- name: next_wake
 -- When the first of the waiting runs wants to be woken.
-select w.until
-from holdfast_waits as w
-cross join holdfast_runs as r on r.id = w.run_id and r.status = 'waiting'
-where w.until is not null
-order by w.until limit 1;
+select wake_at from holdfast_runs where status = 'waiting' and wake_at is not null order by wake_at limit 1;
 
 -- name: find_waits
 select run_id, key, kind, until, signal, created_at
@@ -118,7 +113,8 @@ update holdfast_runs as r set
 where r.id in (
   select c.id
   from holdfast_runs as t
-  cross join holdfast_runs as c on c.parent_id = t.id and c.completed_at is null and c.parent_id is not null
+  cross join holdfast_runs as c
+    on c.root_id = coalesce(t.root_id, t.id) and c.parent_id = t.id and c.completed_at is null and c.root_id is not null
   where t.tree = 2
   limit ?2)
 returning {bare_columns};
@@ -128,7 +124,8 @@ returning {bare_columns};
 update holdfast_runs as r set tree = 1
 where r.tree = 2 and not exists (
   select 1 from holdfast_runs as c
-  where c.parent_id = r.id and c.completed_at is null and c.parent_id is not null);
+  where c.root_id = coalesce(r.root_id, r.id) and c.parent_id = r.id
+    and c.completed_at is null and c.root_id is not null);
 
 -- name: above_ended
 -- Why these were cancelled, which nobody has asked for.
