@@ -45,6 +45,10 @@ SMALL = {
     "triggers_together": (200,),
     "latency": (3, 20),
     "family": (20,),
+    "fan_out": (20,),
+    "chain": (3,),
+    "sleepers": (5, 1),
+    "tree": (3, 20),
 }
 
 
@@ -59,10 +63,13 @@ def test_each_work_executes_what_it_says_and_gives_figures(module: ModuleType, w
     module.fill(url, work, *SMALL[work])
     figures = asyncio.run(getattr(module, work)(url, *SMALL[work]))
     assert figures
-    assert all(value > 0 for value in figures.values()), figures
+    # Of memory there may be less beside a few sleepers than beside none.
+    assert all(value > 0 for name, value in figures.items() if name != "memory" or work == "drain"), figures
 
 
-ON_A_SERVER = {"drain": (50,), "checkpoints": (10, 2), "latency": (2,), "triggers_together": (100,)}
+ON_A_SERVER = {
+    "drain": (50,), "checkpoints": (10, 2), "latency": (2,), "triggers_together": (100,), "fan_out": (20,),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("work", ON_A_SERVER)

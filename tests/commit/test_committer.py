@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -286,6 +287,58 @@ def test_an_await_that_is_cancelled_before_the_round_has_begun_leaves_the_write(
     assert threaded.committer.backlog == 1
     gate.set()
     assert ticket.wait(LONG).disposition == "created"
+
+
+def test_what_comes_in_parts_lets_others_go_between_two_of_them(threaded: Line) -> None:
+    gate = threaded.hold()
+    order: list[str] = []
+    parts = [Ticket("trigger", threaded.new(), bulk=True, then=lambda _: order.append("part")) for _ in range(3)]
+    threaded.join(*parts)
+    first = [threaded.ticket(then=lambda _: order.append("first")) for _ in range(2)]
+
+    def more(_: object) -> None:
+        order.append("more")
+        threaded.join(late)
+
+    late = threaded.ticket(then=lambda _: order.append("late"))
+    threaded.join(*first, threaded.ticket(then=more))
+    gate.set()
+    assert all(part.wait(LONG).disposition == "created" for part in parts)
+    assert late.wait(LONG).disposition == "created"
+    _, second, third = [at for at, what in enumerate(order) if what == "part"]
+    assert order[0] == "part"
+    assert order.index("more") < second, "nobody stands behind two parts"
+    assert order.index("late") < third
+    assert threaded.committer.backlog == 0
+
+
+def test_after_a_part_others_have_the_database_for_as_long_as_it_took(threaded: Line) -> None:
+    if threaded.store.locks:
+        return  # there nobody waits for another's transaction as a whole
+    gaps: list[float] = []
+    times: list[tuple[float, float]] = []
+
+    def slow() -> None:
+        began = threaded.clock.steady()
+        threading.Event().wait(0.02)
+        times.append((began, threaded.clock.steady()))
+
+    threaded.store.before_commit.extend([slow] * 3)
+    parts = [Ticket("trigger", threaded.new(), bulk=True) for _ in range(3)]
+    threaded.join(*parts)
+    assert all(part.wait(LONG).disposition == "created" for part in parts)
+    gaps = [after[0] - before[1] for before, after in pairwise(times)]
+    assert all(gap >= 0.02 for gap in gaps), gaps
+
+
+def test_a_line_that_closes_serves_all_parts_that_are_in_it(threaded: Line) -> None:
+    gate = threaded.hold()
+    parts = [Ticket("trigger", threaded.new(), bulk=True) for _ in range(5)]
+    threaded.join(*parts)
+    closed = threaded.committer.close()
+    gate.set()
+    closed.wait(LONG)
+    assert [part.wait(LONG).disposition for part in parts] == ["created"] * 5
 
 
 def test_a_wait_that_times_out_leaves_the_write(threaded: Line) -> None:

@@ -16,6 +16,7 @@ import pytest
 from holdfast.model.run import NewRun, RunFilter
 from holdfast.rules.lifecycle import TABLE, Cause
 from holdfast.store.base import ClaimOrder, Ending, Lease, Sweep
+from holdfast.store.below import WOKEN_AT_ONCE
 from holdfast.store.queries import load
 from holdfast.store.sqlite import _SQL, SqliteStore
 from holdfast.testing.clock import HandClock
@@ -97,6 +98,7 @@ HOT: dict[str, tuple[Any, ...]] = {
     "step_marks": (json.dumps([["r1", 0]]),),
     "marked_steps": (json.dumps([["r1", "step", 0, 0, 1]]),),
     "logs_after": (json.dumps([["r1", 0]]), 100),
+    "members": (json.dumps(["r1"]), 500),
     **{
         name: (json.dumps(["r1"]),)
         for name in (
@@ -117,7 +119,7 @@ HOT: dict[str, tuple[Any, ...]] = {
 }
 
 _BIG = "holdfast_(runs|steps|step_attempts|logs|labels|waits|signals)"
-_PARTIAL = "runs_claimable|runs_delayed|runs_leases|runs_above_cancelled|waits_until"
+_PARTIAL = "runs_claimable|runs_delayed|runs_leases|runs_above_cancelled|runs_asleep"
 
 
 def fill(
@@ -183,6 +185,7 @@ def fill_waits(connection: sqlite3.Connection) -> None:
     connection.execute(
         f"{wait} select id, 'wait#0', 'timer', ?, null, 0 from holdfast_runs where status = 'waiting'", (NOW + LEASE,)
     )
+    connection.execute("update holdfast_runs set wake_at = ? where status = 'waiting' and id <> ?", (NOW + LEASE, PARENT))
     connection.execute(f"{wait} values (?, 'wait#0', 'signal', ?, 'go', 0)", (AWAKE, NOW - 1))
     connection.execute("update holdfast_waits set kind = 'children', until = null where run_id = ?", (PARENT,))
     connection.execute(
@@ -391,6 +394,88 @@ def test_a_full_job_with_many_pending_runs_does_not_slow_a_claim() -> None:
     store.close()
     assert costs[1][0] < 1.2 * costs[0][0] + 100, costs
     assert costs[1][1] < 2 * costs[0][1] + 100, costs
+
+
+def test_sleepers_that_were_woken_do_not_slow_a_claim() -> None:
+    # They are pending, and what they waited for stays until somebody has executed them.
+    costs = []
+    for count in (0, 20_000):
+        store = SqliteStore("sqlite://", clock=CLOCK)
+        store.migrate()
+        connection = store.connect()
+        connection.execute("begin")
+        fill(connection, 1_000, status="pending")
+        fill(connection, count, status="pending", job="sleeper")
+        connection.execute(
+            "insert into holdfast_waits (run_id, key, kind, until, created_at) "
+            "select id, 'wait#0', 'timer', ?, 0 from holdfast_runs where job_name = 'sleeper'",
+            (NOW - 1,),
+        )
+        connection.execute("commit")
+        order = ClaimOrder("me", 10, LEASE, ("job",))
+        tx = store.begin(connection)
+        look = instructions(connection, lambda: store.has_claimable(connection, order))  # noqa: B023
+        costs.append((instructions(connection, lambda: store.claim(tx, [order])), look))  # noqa: B023
+        store.rollback(tx)
+        store.disconnect(connection)
+        store.close()
+    for alone, beside in zip(*costs, strict=True):
+        assert beside < 1.1 * alone + 20, costs
+
+
+def test_a_claim_wakes_no_more_sleepers_than_others_can_wait_for() -> None:
+    costs = []
+    for count in (1_000, 20_000):
+        store = SqliteStore("sqlite://", clock=CLOCK)
+        store.migrate()
+        connection = store.connect()
+        connection.execute("begin")
+        fill(connection, count, status="waiting", job="sleeper")
+        connection.execute("update holdfast_runs set wake_at = ?", (NOW - 1,))
+        connection.execute(
+            "insert into holdfast_waits (run_id, key, kind, until, created_at) "
+            "select id, 'wait#0', 'timer', ?, 0 from holdfast_runs",
+            (NOW - 1,),
+        )
+        connection.execute("commit")
+        tx = store.begin(connection)
+        order = ClaimOrder("me", 10, LEASE, ("sleeper",))
+        costs.append(instructions(connection, lambda: store.claim(tx, [order])))  # noqa: B023
+        left = connection.execute("select count(*) from holdfast_runs where status = 'waiting'").fetchone()[0]
+        assert count - left == WOKEN_AT_ONCE
+        assert store.claim(tx, [order])[0].next_due_at == NOW - 1, "whoever claims comes again for the others"
+        store.rollback(tx)
+        store.disconnect(connection)
+        store.close()
+    assert costs[1] < 1.1 * costs[0] + 20, costs
+
+
+def test_cancelling_and_deleting_a_part_of_a_tree_does_not_read_all_of_it() -> None:
+    costs = []
+    for count in (1_500, 30_000):
+        store = SqliteStore("sqlite://", clock=CLOCK)
+        store.migrate()
+        connection = store.connect()
+        connection.execute("begin")
+        fill(connection, count, status="pending", job="below")
+        fill(connection, 1, status="waiting", job="above")
+        ((root,),) = connection.execute("select id from holdfast_runs where status = 'waiting'").fetchall()
+        connection.execute("update holdfast_runs set tree = 1 where id = ?", (root,))
+        connection.execute("update holdfast_runs set parent_id = ?1, root_id = ?1 where id <> ?1", (root,))
+        connection.execute("commit")
+        tx = store.begin(connection)
+        store.cancel(tx, [root])
+        cancel = instructions(connection, lambda: store.cancel_below(tx, [200]))  # noqa: B023
+        end = "status = 'cancelled', completed_at = 1, turn = 0"
+        connection.execute(f"update holdfast_runs set {end} where completed_at is null")
+        # The first of them are gone, and what is left is asked for.
+        store.delete(tx, [root])
+        costs.append((cancel, instructions(connection, lambda: store.delete(tx, [root]))))  # noqa: B023
+        store.rollback(tx)
+        store.disconnect(connection)
+        store.close()
+    for small, large in zip(*costs, strict=True):
+        assert large < 1.2 * small + 100, costs
 
 
 def test_passing_a_key_on_does_not_read_its_line() -> None:

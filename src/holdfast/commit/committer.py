@@ -16,6 +16,8 @@ What keeps it honest (each has its test in tests/commit):
 * No user code in a round: values are encoded before joining and decoded by whoever asks the reply.
 * Renewals overtake. A round is bounded in tickets and bytes, so that they need not wait behind 5,000 log lines.
 * The line is bounded: threads wait for room, event loops are refused (`Overloaded`), engine writes always pass.
+* What is large and comes in parts (`Ticket.bulk`) is served a part at a time, and whoever else is there comes between two
+  parts. Where there is one writer, other processes get as much time between them as the last part took.
 * A batch that must be written in one transaction counts as all that it holds. It is never cut: whoever finds room is
   let in with whatever it brings, and a batch longer than a round has one of its own.
 * Nobody is left waiting: a closed or dead committer answers every ticket, with an error.
@@ -91,6 +93,9 @@ class Committer:
         self._door = threading.Condition(threading.RLock())
         self._line: deque[Ticket[Any]] = deque()
         self._urgent: deque[Ticket[Any]] = deque()
+        self._bulk: deque[Ticket[Any]] = deque()
+        self._bulk_went = False
+        self._bulk_from = 0.0
         self._serving: Sequence[Ticket[Any]] = ()
         self.riders: dict[Rider, None] = {}
         """What goes along with a round that goes anyway, and never causes one; taken out again when it is too late.
@@ -206,7 +211,7 @@ class Committer:
                 now = self.clock.steady()
                 for ticket in tickets:
                     ticket.joined_at = now
-                    (self._urgent if ticket.verb == "renew_leases" else self._line).append(ticket)
+                    self._queue_of(ticket).append(ticket)
                 self._outstanding += _count(tickets)
                 self.longest = max(self.longest, self._outstanding)
                 if self._asleep:
@@ -214,6 +219,9 @@ class Committer:
                     self._door.notify_all()
         if refusal is not None:
             self._rounds.refuse(tickets, refusal)
+
+    def _queue_of(self, ticket: Ticket[Any]) -> deque[Ticket[Any]]:
+        return self._urgent if ticket.verb == "renew_leases" else self._bulk if ticket.bulk else self._line
 
     def _refusal(self) -> StoreError | None:
         """Why nobody can be served; starts the thread for the first ticket."""
@@ -285,7 +293,7 @@ class Committer:
                         # Not kept in a variable: it would live through the next sleep, and so would its unasked
                         # failures.
                         if self._serving:
-                            self._rounds.serve(self._serving)
+                            self._serve_round()
                         self._look_after()
                     finally:
                         self._turns.give(turn)
@@ -300,22 +308,33 @@ class Committer:
         with self._door:
             self._end_round()
             while not (self._line or self._urgent or self._tidying):
+                if self._bulk_may_go():
+                    break
                 if self._closing:
                     return False
+                rest = self._bulk_from - self.clock.steady() if self._bulk else None
                 self._asleep = True
-                self._door.wait()
+                if not self._door.wait(rest):
+                    self._bulk_from = 0.0
                 self._asleep = False
         if (gate := self.gate) is not None:
             gate.wait()
         with self._door:
             return self._take() or self._tidying is not None
 
+    def _serve_round(self) -> None:
+        began = self.clock.steady()
+        self._rounds.serve(self._serving)
+        if self._bulk_went and not self.store.locks:
+            now = self.clock.steady()
+            self._bulk_from = now + (now - began)
+
     def _look_after(self) -> None:
         """Between two rounds: what is due in any case; and all that can be done, if somebody asked and nobody waits."""
         tidying: Reply[bool] | None = None
         if self._tidying is not None:
             with self._door:
-                if not (self._line or self._urgent):
+                if not (self._line or self._urgent or self._bulk):
                     tidying, self._tidying = self._tidying, None
         done = self._rounds.upkeep(idle=tidying is not None)
         if tidying is not None:
@@ -327,6 +346,10 @@ class Committer:
         while self._urgent:
             tickets.append(self._urgent.popleft())
         line, room, weight = self._line, ROUND_TICKETS, 0
+        self._bulk_went = self._bulk_may_go()
+        if self._bulk_went:
+            tickets.append(self._bulk.popleft())
+            room = 0
         while line and room > 0 and weight < ROUND_BYTES:
             if line[0].count > room < ROUND_TICKETS:
                 break  # a batch that is longer than what is left: it comes first in the next round
@@ -340,6 +363,12 @@ class Committer:
             tickets += boarded
         self._serving = tickets
         return bool(tickets)
+
+    def _bulk_may_go(self) -> bool:
+        """Whether the next part of something large has a round now: not if others are there, and the last went so."""
+        if not self._bulk or (self._line and self._bulk_went):
+            return False
+        return self._closing or self.inline or self.clock.steady() >= self._bulk_from
 
     def _boarded(self) -> list[Ticket[Any]]:
         """The tickets of the riders that have waited for long enough: most are taken out again before that."""
@@ -416,8 +445,9 @@ class Committer:
         """The thread ends: whoever still waits is told."""
         with self._door:
             self._closing = True
-            left = [*self._serving, *self._urgent, *self._line]
+            left = [*self._serving, *self._urgent, *self._line, *self._bulk]
             self._urgent.clear()
+            self._bulk.clear()
             self._line.clear()
             self._serving = ()
             self._outstanding = 0
@@ -430,7 +460,7 @@ class Committer:
 
     def _start_as_child(self) -> None:
         """After a fork. What was under way is the parent's, but a child that asks for it shall not wait for ever."""
-        left: list[Reply[Any]] = [*self._serving, *self._urgent, *self._line, self._closed]
+        left: list[Reply[Any]] = [*self._serving, *self._urgent, *self._line, *self._bulk, self._closed]
         for desk in self._waiting_desks:
             left += desk.take_in_child()
         # Kept, not closed: closing the parent's connection in the child may harm the parent's locks.

@@ -61,7 +61,7 @@ class Ticket(Reply[T], Generic[T]):
     engine code only, short, and never a user's.
     """
 
-    __slots__ = ("count", "joined_at", "row", "then", "verb", "weight")
+    __slots__ = ("bulk", "count", "joined_at", "row", "then", "verb", "weight")
 
     def __init__(
         self,
@@ -73,6 +73,7 @@ class Ticket(Reply[T], Generic[T]):
         then: Callable[[Any], None] | None = None,
         weight: int = 0,
         count: int = 1,
+        bulk: bool = False,
     ) -> None:
         super().__init__(what or verb, convert)
         self.verb: Verb = verb
@@ -82,6 +83,8 @@ class Ticket(Reply[T], Generic[T]):
         """About how many bytes it brings along."""
         self.count: int = count
         """As how many tickets it counts: a batch is as long as what it holds."""
+        self.bulk: bool = bulk
+        """A part of something large, of which nobody waits for the single part. It gets rounds between those of others."""
         self.joined_at: float = 0.0
         """`clock.steady()` when it came into the line."""
 

@@ -10,7 +10,7 @@ from typing import Any
 from ...model.run import NewRun, RunFilter, RunRow
 from ...model.wait import NewSignal, WaitRow, wait_key
 from ...rules.lifecycle import Cause
-from ...store.base import SIGNALS_UNREAD, Ended, Lease, Sent, StepSave, Take, Taken, WaitSave
+from ...store.base import MORE, SIGNALS_UNREAD, Ended, Lease, Sent, StepSave, Take, Taken, WaitSave
 from .bench import SECOND, StoreBench
 
 
@@ -486,6 +486,42 @@ class TreeContract(BelowBench):
         assert self.do("delete", [child])[0].standing == "child"
         assert self.do("delete", [lease.run_id])[0].accepted
         assert self.runs() == []
+
+
+    def test_a_large_tree_is_deleted_in_parts_and_its_root_is_the_last_to_go(self) -> None:
+        lease, _ = self.parent(_LARGE)
+        assert self.do("delete", [lease.run_id])[0].standing == "waiting"
+        self.cancel(lease.run_id)
+        while self.cancel_below():
+            pass
+        before = _LARGE + 1
+        while (deleted := self.do("delete", [lease.run_id])[0]).standing == MORE:
+            assert not deleted.accepted
+            there = self.runs()
+            assert lease.run_id in there
+            assert len(there) < before, "each call deletes some of it"
+            before = len(there)
+        assert (deleted.accepted, deleted.job_name) == (True, "job")
+        assert self.runs() == []
+
+    def test_of_many_trees_each_goes_however_they_are_deleted(self) -> None:
+        roots = []
+        for _ in range(3):
+            lease, _ = self.parent(_LARGE // 2)
+            self.cancel(lease.run_id)
+            roots.append(lease.run_id)
+        while self.cancel_below():
+            pass
+        left = roots
+        while left:
+            answers = self.do("delete", left)
+            left = [run_id for run_id, answer in zip(left, answers, strict=True) if not answer.accepted]
+            assert {answer.standing for answer in answers if not answer.accepted} <= {MORE}
+        assert self.runs() == []
+
+
+#: Runs below one: more than a store deletes in one round.
+_LARGE = 600
 
 
 class BelowContract(WaitContract, SignalContract, TreeContract):
