@@ -209,8 +209,9 @@ class Waits:
 
         def tickets() -> list[Ticket[Any]]:
             what = f"wait {str(opened.key)!r} of run {row.run_id}"
-            count = 1 + len(children)
-            ticket: Ticket[Any] = Ticket("save_waits", save, what=what, then=saved, count=count, bulk=count > _MANY)
+            many = len(children) > _MANY  # a round of its own, and no reason to refuse what others want to write
+            count = 1 if many else 1 + len(children)
+            ticket: Ticket[Any] = Ticket("save_waits", save, what=what, then=saved, count=count, bulk=many)
             return [*execution.pending_notes(), ticket]
 
         standing: WaitRow | None = await execution.write(tickets)
