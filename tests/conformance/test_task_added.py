@@ -16,6 +16,7 @@ from holdfast import (
     Children,
     ChildResult,
     Holdfast,
+    PayloadTooLarge,
     Retry,
     Step,
     SyncStep,
@@ -217,9 +218,15 @@ def test_children_of_an_execution_that_lost_its_lease_are_those_of_its_successor
         return Children(which, [double.bind(len(which))])
 
     async def main() -> Any:
-        run_id = await house.crash(parent, stuck)
-        async with house.app(parent, double) as app:
-            return (await app.wait_for_run(run_id, timeout=PATIENCE)).output
+        async with house.app(parent, double, concurrency=1) as one:
+            run = await one.jobs.parent.trigger()
+            await stuck.came()
+            house.take_away()
+            async with house.app(parent, double) as two:
+                successor = await two.wait_for_run(run.id, timeout=PATIENCE)
+                stuck.let_go()  # the first one comes back, with children of its own
+                await until(lambda: one.stats().running == ())
+            return successor.output
 
     output = asyncio.run(main())
     assert (output.output, [child.unwrap() for child in output.results]) == ("successor", [18])
@@ -273,9 +280,21 @@ def test_of_two_words_that_come_at_once_one_counts(house: House) -> None:
                 said = [one.wake(sleepers[0], f"k{n}", output=1), two.wake(sleepers[1], f"k{n}", output=2)]
                 for word in said:
                     assert (await word).id == run.id
-                assert await run.result(timeout=PATIENCE) in (1, 2)
+                came_to = await run.result(timeout=PATIENCE)
+                assert came_to in (1, 2)
+                again = await two.wake(sleepers[1], f"k{n}", output=3)
+                assert (again.id, again.output) == (run.id, came_to)
 
     asyncio.run(main())
+
+
+def test_the_word_to_a_sleeper_is_limited_as_any_output() -> None:
+    with app_for_tests(max_output_bytes=1000, max_input_bytes=2000) as app:
+        asleep = app.sleeping("asleep", output=str)
+        with pytest.raises(PayloadTooLarge, match="output: 1001 bytes"):
+            app.wake(asleep, "k", output="x" * 999)
+        app.wake(asleep, "k", output="x" * 998).wait()
+        assert len(ended(app, asleep.trigger("k").wait()).output) == 998
 
 
 @pytest.mark.parametrize("woken_at", [59, 60, 61])

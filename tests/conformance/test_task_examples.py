@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import date
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -107,7 +108,7 @@ def test_retries_until_it_succeeds(app: Holdfast, form: str) -> None:
 
     run = ended(app, app.jobs.work.trigger().wait())
     assert (run.output, run.attempt, len(times)) == ("after attempt 1", 2, 3)
-    assert [after - before for before, after in zip(times, times[1:], strict=False)] == [100_000, 150_000]
+    assert [after - before for before, after in pairwise(times)] == [100_000, 150_000]
 
 
 def test_what_a_run_knows_of_itself(app: Holdfast) -> None:
@@ -385,6 +386,15 @@ def test_a_webhook_that_knows_a_key_only_wakes_a_sleeping_job(app: Holdfast) -> 
     assert ended(app, late).output == {"amount": 2}
 
 
+def answered(status: int) -> str:
+    """How a client of one's own tells what may pass from what will not."""
+    if status in (408, 429) or status >= 500:
+        raise Retryable(f"{status} of the server")
+    if status >= 400:
+        raise NonRetryable(f"{status} of the server", kind="not_found" if status == 404 else "bad_request")
+    return "fine"
+
+
 @pytest.mark.parametrize(
     ("statuses", "calls", "ending"),
     [
@@ -403,12 +413,8 @@ def test_errors_of_a_server_are_told_apart(
     asked: list[int] = []
 
     async def ask() -> str:
-        asked.append(status := next(answers))
-        if status in (408, 429) or status >= 500:
-            raise Retryable(f"{status} of the server")
-        if status >= 400:
-            raise NonRetryable(f"{status} of the server", kind="not_found" if status == 404 else "bad_request")
-        return "fine"
+        asked.append(next(answers))
+        return answered(asked[-1])
 
     @app.job(retry=Retry(max_retries=2, delay=1))
     async def fetch(step: Step) -> str:
@@ -416,6 +422,28 @@ def test_errors_of_a_server_are_told_apart(
 
     run = ended(app, fetch.trigger().wait())
     assert (told(run), len(asked)) == (ending, calls)
+
+
+@pytest.mark.parametrize(
+    ("status", "calls"),
+    [
+        *((status, 2) for status in (408, 429, 500, 502, 503, 504)),
+        *((status, 1) for status in (400, 401, 403, 404, 422)),
+    ],
+)
+def test_a_server_is_asked_again_or_not_by_the_status_of_its_answer(app: Holdfast, status: int, calls: int) -> None:
+    asked: list[int] = []
+
+    async def ask() -> str:
+        asked.append(status)
+        return answered(status)
+
+    @app.job(retry=Retry(max_retries=1))
+    async def fetch(step: Step) -> str:
+        return await step.run("ask", ask)
+
+    run = ended(app, fetch.trigger().wait())
+    assert (str(run.status), len(asked)) == ("failed", calls)
 
 
 def test_on_the_last_attempt_there_is_a_fallback(app: Holdfast) -> None:

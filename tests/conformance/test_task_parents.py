@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -26,7 +28,7 @@ from holdfast import (
 )
 from holdfast.testing import app_for_tests, drain
 from holdfast.testing.clock import HandClock
-from house import PATIENCE, House
+from house import PATIENCE, House, until
 
 
 @pytest.fixture
@@ -194,9 +196,9 @@ def test_a_sequence_of_runs_that_each_wait_for_a_word_from_outside(app: Holdfast
 def test_a_sleeping_job_is_no_part_of_a_sequence_or_loop(app: Holdfast) -> None:
     """Nobody could wake it: which run of a key it is must be known to those outside."""
     asleep = app.sleeping("asleep", output=str)
-    with pytest.raises(DefinitionError, match="asleep.*sleeping"):
+    with pytest.raises(DefinitionError, match=r"asleep.*sleeping"):
         app.sequence("chain", app.jobs.double, asleep)  # type: ignore[call-overload]
-    with pytest.raises(DefinitionError, match="asleep.*sleeping"):
+    with pytest.raises(DefinitionError, match=r"asleep.*sleeping"):
         app.loop("again", asleep, max_iterations=2)  # type: ignore[call-overload]
 
 
@@ -230,7 +232,26 @@ def test_a_delay_goes_before_each_iteration(app: Holdfast, clock: HandClock, del
 
     run = ended(app, app.loop("poll", look, max_iterations=5, delay=delay).trigger().wait())
     assert run.output == LoopResult(success=True, output=4)
-    assert [(after - before) // 1_000_000 for before, after in zip(times, times[1:], strict=False)] == gaps
+    assert [(after - before) // 1_000_000 for before, after in pairwise(times)] == gaps
+
+
+@pytest.mark.parametrize(
+    ("given", "gaps"),
+    [({}, [5, 5]), ({"delay": 0}, [0, 0]), ({"delay": lambda number: 10 * number}, [0, 10])],
+    ids=["none", "no delay", "function"],
+)
+def test_the_delay_of_a_loop_goes_before_that_of_its_iteration(
+    app: Holdfast, clock: HandClock, given: dict[str, Any], gaps: list[int]
+) -> None:
+    times = [clock.now()]
+
+    @app.job(delay=5)
+    async def look() -> Done[int] | None:
+        times.append(clock.now())
+        return None
+
+    ended(app, app.loop("poll", look, max_iterations=2, **given).trigger().wait())
+    assert [(after - before) // 1_000_000 for before, after in pairwise(times)] == gaps
 
 
 def test_a_loop_takes_the_input_of_its_iteration_and_gives_it_to_each(app: Holdfast) -> None:
@@ -346,8 +367,8 @@ def test_a_parent_waits_for_its_children_and_then_for_its_finalize(app: Holdfast
         return output + sum(child.unwrap(below) for child in children)
 
     run = total.trigger().wait()
-    for until in (0.001, 60, 60):
-        drain(app, until=until).wait()
+    for passed in (0.001, 60, 60):
+        drain(app, until=passed).wait()
         seen.append(run.refresh().wait().waiting_for)
     assert seen == ["children", "children", "finalize"]
     assert ended(app, run).output == 4
@@ -517,12 +538,45 @@ def test_options_of_a_single_child_replace_those_of_its_job_and_are_checked(app:
         weak.options(timeout=-1)
 
 
-def test_a_parent_is_closed_once_nothing_below_it_is_left(house: House) -> None:
+@pytest.mark.parametrize("end", ["completed", "cancelled"])
+def test_a_parent_is_closed_once_nothing_below_it_is_left(house: House, end: str) -> None:
     """Nothing that was noted about a tree stays behind it."""
+
+    @job
+    async def asks(step: Step) -> Any:
+        return await step.wait_for_signal("never")
+
+    @job
+    async def parent() -> Children[int]:
+        return Children(1, [double.bind(1)] if end == "completed" else [double.bind(1), asks.bind()])
+
+    async def main() -> None:
+        async with house.app(double, asks, parent) as app:
+            run = await app.jobs.parent.trigger()
+            if end == "completed":
+                await run.wait(timeout=PATIENCE)
+            else:
+                await until(lambda: sorted(house.status()) == ["completed", "waiting", "waiting"])
+                await run.cancel()
+                await until(lambda: house.status().count("cancelled") == 2)
+            await until(lambda: house.sql("select count(*) from holdfast_runs where tree = 2") == [(0,)])
+
+    asyncio.run(main())
+    assert set(house.status()) == {"completed", end}
+    assert house.sql("select count(*) from holdfast_waits") == [(0,)]
+    assert house.sql("select count(*) from holdfast_runs where completed_at is null") == [(0,)]
+
+
+def test_the_output_of_a_parent_is_stored_with_all_its_children(house: House) -> None:
     with house.app(double, family) as app:
         app.jobs.family.run([1, -1]).wait(LONG)
-    assert house.sql("select count(*) from holdfast_waits") == [(0,)]
-    assert house.sql("select count(*) from holdfast_runs where tree = 2 or completed_at is null") == [(0,)]
+    [(text,)] = house.sql("select output from holdfast_runs where job_name = 'family'")
+    stored = json.loads(text)
+    assert stored["output"] == "family"
+    assert [{**one, "run_id": len(one["run_id"])} for one in stored["children"]] == [
+        {"run_id": 26, "job_name": "double", "status": "completed", "output": 2},
+        {"run_id": 26, "job_name": "double", "status": "failed", "error": "-1 is negative", "error_type": "ValueError"},
+    ]
 
 
 # -- 11.15 every face ------------------------------------------------------------------------------------------------
