@@ -280,11 +280,18 @@ def one(arguments: list[str], everything: bool, on: str) -> None:
     print(json.dumps(figures) if everything else next(iter(figures.values())))
 
 
+def _some(text: str) -> int:
+    """A number of rounds, of which there is one at least."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
+
+
 def main() -> int:
     """As the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one round of smaller sizes, about two minutes")
-    parser.add_argument("--rounds", type=int, help="3, or 1 of --quick")
+    parser.add_argument("--rounds", type=_some, help="3, or 1 of --quick")
     parser.add_argument("--minutes", type=float, help="stop there, with what has been measured by then")
     parser.add_argument("--only", default="", metavar="WORK,WORK", help=f"some of: {', '.join(plan.WORKS)}")
     parser.add_argument("--on", choices=places.KINDS, default="sqlite", help="the database")
