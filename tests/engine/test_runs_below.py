@@ -179,6 +179,35 @@ def test_s7_a_new_attempt_calls_anew_what_has_failed_and_nothing_else() -> None:
         assert sorted(one.input["n"] for one in app.get_runs(job="double").wait()) == [-1, 1, 2]
 
 
+def test_s7_several_runs_may_be_spawned_in_one_commit() -> None:
+    @job
+    async def above(step: Step) -> list[str]:
+        return [*await asyncio.gather(*[step.spawn(double.bind(n), name=f"spawn-{n}") for n in range(3)])]
+
+    @job
+    async def in_a_row(step: Step) -> list[str]:
+        return [await step.spawn(double.bind(n)) for n in range(3)]
+
+    with app_for_tests(above, in_a_row, double) as app:
+        for one in (app.jobs.above, app.jobs.in_a_row):
+            run = one.trigger().wait()
+            drain(app).wait()
+            spawned = [app.get_run(found).wait() for found in run.refresh().wait().output]
+            assert [found and found.output for found in spawned] == [0, 2, 4]
+
+
+def test_s7_an_attempt_at_the_same_moment_as_the_one_before_has_runs_of_its_own() -> None:
+    @job(retry=Retry(max_retries=1, delay=0))
+    async def stubborn(step: Step) -> list[int]:
+        return [*await step.gather(double.bind(4), double.bind(5 if step.attempt else -5))]
+
+    with app_for_tests(stubborn, double) as app:  # the clock stands still
+        run = app.jobs.stubborn.trigger().wait()
+        drain(app).wait()
+        ended = run.refresh().wait()
+        assert (ended.output, ended.attempt) == ([8, 10], 1)
+
+
 def test_s7_a_spawned_run_goes_on_when_the_one_above_completes() -> None:
     @job
     async def above(step: Step) -> str:

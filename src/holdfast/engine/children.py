@@ -68,7 +68,8 @@ class Asking:
         make = self.maker([checked])
 
         def unawaited(key: str) -> list[NewRun]:
-            return [new._replace(awaited_as=None, child_index=None) for new in make(key)]
+            # By the key it is found again: several may be spawned in one commit.
+            return [new._replace(child_index=None) for new in make(key)]
 
         mark = f"spawn {checked.job_name}"
         return name or f"spawn({checked.job_name})", Spawned(unawaited, lambda rows: rows[0].id, mark)

@@ -200,7 +200,9 @@ class Below(Wait):
         # Those of another attempt of this run may be there, too: what is written together has one time.
         found = await waits.persistently(read)
         rows: list[RunRow] = [row for row in found if (row.created_at, row.awaited_as) == (created_at, key)]
-        return sorted(rows, key=lambda row: row.child_index or 0)
+        # Two attempts may be of one moment, where a clock stands still: the later one's have the greater ids.
+        latest = {row.child_index: row for row in sorted(rows, key=lambda row: row.id)}
+        return sorted(latest.values(), key=lambda row: row.child_index or 0)
 
 
 class OneBelow(Below):
@@ -226,7 +228,7 @@ class Spawned(Below):
 
     async def conclude(self, at: Standing) -> _Result | None:
         assert at.row is not None
-        (child,) = await self._read(at.waits, None, at.row.created_at)
+        (child,) = await self._read(at.waits, at.row.key, at.row.created_at)
         return at.waits.steps._came_to(at.opened, to_json(child.id).decode(), child.id)
 
     async def load(self, at: Standing, text: str) -> Any:  # noqa: ARG002 - it is in the text
