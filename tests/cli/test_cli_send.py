@@ -123,6 +123,18 @@ def test_wake_gives_a_sleeping_run_its_output(cli: Cli, desk: Desk) -> None:
     assert (again.returncode, again.stdout) == (0, f"word {run.id} has ended before: completed\n")
 
 
+def test_wake_takes_the_id_of_a_run_in_place_of_its_key(cli: Cli, desk: Desk) -> None:
+    run = desk.word.trigger("order-7").wait()
+    done = cli("wake", run.id, "--output", "[7]", "--app", "desk_jobs:app")
+    assert (done.returncode, done.stdout) == (0, f"Woke word {run.id}\n")
+    desk.work()
+    assert run.refresh().wait().output == [7]
+    other = desk.ask.trigger().wait()
+    refused = cli("wake", other.id, "--output", "1", "--app", "desk_jobs:app")
+    assert refused.returncode == 2
+    assert "is one of 'ask', which is no sleeping job. Its sleeping jobs: approval, word." in refused.stderr
+
+
 def test_wake_gives_a_sleeping_run_its_error(cli: Cli, desk: Desk) -> None:
     run = desk.word.trigger("order-7").wait()
     desk.work()
@@ -166,6 +178,7 @@ def test_wake_takes_the_output_as_the_type_of_the_job(cli: Cli, shop: Shop, desk
         (["signal", "NONE", "go"], 2, "HOLDFAST_URL"),
         (["signal", "NONE", "go", "--app", "desk_jobs:app", "-u", "sqlite:///x.db"], 2, "not sqlite:///x.db"),
         (["wake", "word", "k", "--output", "1"], 2, "--app yourmodule:app"),
+        (["wake", "NONE", "-a", "desk_jobs:app", "-o", "1"], 4, "Run not found: NONE"),
         (["wake", "word", "k", "-a", "desk_jobs:app"], 2, "--output or --error"),
         (["wake", "word", "k", "-a", "desk_jobs:app", "-o", "1", "-e", "no"], 2, "--output or --error"),
         (["wake", "word", "k", "-a", "desk_jobs:app", "-o", "{yes"], 2, "--output: '{yes' is no JSON"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import threading
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from console_script import LONG, Cli, Shop, Spawn, parsed
 
-from holdfast import ChildResult, Children, Holdfast, Retry, Step
+from holdfast import Children, ChildResult, Holdfast, Retry, Step
 
 pytestmark = pytest.mark.sampled("commands: what they print is the same on every Python", every=8)
 
@@ -65,6 +66,10 @@ class Family:
             return await step.wait_for_signal("answer", type=str, timeout="7d")
 
         @self.app.job
+        async def crowd(step: Step) -> None:
+            await asyncio.gather(*[step.sleep(f"rest-{n}", "1d") for n in range(7)])
+
+        @self.app.job
         async def deep(step: Step, left: int) -> int:
             return 1 + await step.call(deep.bind(left - 1)) if left else 0
 
@@ -81,7 +86,7 @@ class Family:
             return await often.run("flaky", flaky)
 
         self.book, self.leaflet, self.wide, self.asks = book.finalize_with(bound), folded, wide, asks
-        self.deep, self.stubborn = deep, stubborn
+        self.deep, self.stubborn, self.crowd = deep, stubborn, crowd
 
     def work(self) -> None:
         self.app.migrate().wait()
@@ -170,9 +175,10 @@ def test_a_deep_tree_is_drawn_as_far_as_there_are_columns(cli: Cli, shop: Shop, 
     run = family.deep.trigger(15).wait()
     family.work()
     shown = below_the_facts(cli("runs", "show", run.id, "-u", shop.url, COLUMNS="60").stdout)
-    assert shown.count("deep") == 13
+    assert shown.count("deep") == 4
     assert "… and 1 run below, with what is below them" in shown
     assert max(map(len, shown.splitlines())) <= 60
+    assert below_the_facts(cli("runs", "show", run.id, "-u", shop.url, COLUMNS="120").stdout).count("deep") == 13
     assert len(parsed(cli("runs", "show", run.id, "-u", shop.url, "--json"))["below"]) == 15
 
 
@@ -180,7 +186,7 @@ def test_the_timeline_shows_a_wait_as_a_wait(cli: Cli, shop: Shop, family: Famil
     run = family.asks.trigger().wait()
     family.work()
     shown = cli("runs", "show", run.id, "-u", shop.url).stdout
-    assert re.search(r"^waits for +signal$", shown, re.MULTILINE)
+    assert re.search(r"^waits for +signal answer, until 20\d\d-\S+ \S+ UTC$", shown, re.MULTILINE)
     assert re.search(r"^think +completed +━+ +\d+ms +\"HM\"$", shown, re.MULTILINE)
     assert re.search(r"^answer +waiting +╌+ +\S+ +waits for signal, until 20\d\d-", shown, re.MULTILINE)
     assert "(now)" in shown
@@ -194,6 +200,21 @@ def test_the_timeline_shows_a_wait_as_a_wait(cli: Cli, shop: Shop, family: Famil
         ("think", None, None),
         ("answer", "signal", None),
     ]
+
+
+def test_in_eighty_columns_a_wait_says_how_long_it_may_go_on(cli: Cli, shop: Shop, family: Family) -> None:
+    run = family.asks.trigger().wait()
+    family.work()
+    shown = cli("runs", "show", run.id, "-u", shop.url, COLUMNS="80").stdout
+    assert re.search(r"^answer +waiting +╌+ +\S+ +signal, 6d 23h left$", shown, re.MULTILINE)
+
+
+def test_of_many_waits_at_once_five_are_told(cli: Cli, shop: Shop, family: Family) -> None:
+    run = family.crowd.trigger().wait()
+    family.work()
+    shown = cli("runs", "show", run.id, "-u", shop.url).stdout
+    assert len(re.findall(r"^waits for +timer rest-\d, until ", shown, re.MULTILINE)) == 5
+    assert re.search(r"^ +… and 2 more$", shown, re.MULTILINE)
 
 
 def test_the_timeline_shows_each_failed_try(cli: Cli, shop: Shop, family: Family) -> None:
@@ -214,10 +235,10 @@ def test_the_timeline_shows_each_failed_try(cli: Cli, shop: Shop, family: Family
 def test_where_there_is_little_room_the_bars_give_way(cli: Cli, shop: Shop, family: Family) -> None:
     run = family.book.trigger("Dune").wait()
     family.work()
-    for columns in ("40", "80"):
+    for columns, bars in (("40", False), ("80", True)):
         shown = cli("runs", "show", run.id, "-u", shop.url, COLUMNS=columns).stdout
         assert max(map(len, shown.splitlines())) <= int(columns)
-        assert not re.search("[━╌]", shown)
+        assert bool(re.search("[━╌]", shown)) is bars
         assert "└── " in shown
 
 
@@ -246,12 +267,12 @@ def test_watch_follows_the_runs_below(shop: Shop, family: Family, spawn: Spawn) 
     with family.app:
         run = family.wide.trigger(2, True).wait()
         watching = spawn("runs", "watch", run.id, "-u", shop.url)
-        seen = read_until(watching, "held  leased", f"{run.id}  wide  waiting  waits for children", "spreading out")
+        seen = read_until(watching, "held leased", f"{run.id}  wide waiting  waits for children", "spreading out")
         family.gate.set()
         rest = watching.stdout.read()  # type: ignore[union-attr]
         assert watching.wait(LONG) == 0
-    for one in family.app.get_runs(parent=run.id).wait():
-        assert re.search(rf"{one.id}  held  completed", seen + rest)
+        for one in family.app.get_runs(parent=run.id).wait():
+            assert f"{one.id}  held completed" in seen + rest
     assert re.search(r"^status +completed", rest, re.MULTILINE)
     assert "\x1b" not in seen + rest
 
@@ -265,7 +286,7 @@ def test_watch_ends_with_the_run_and_says_what_goes_on_below(cli: Cli, shop: Sho
     family.work()
     done = cli("runs", "watch", run.id, "-u", shop.url)
     assert done.returncode == 0
-    assert "asks  waiting  waits for signal" in done.stdout
+    assert "asks waiting  waits for signal" in done.stdout
     assert "1 run below it has not ended yet." in done.stdout
 
 

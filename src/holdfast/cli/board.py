@@ -18,7 +18,7 @@ from rich.text import Text
 from ..model.run import RunStatus
 from ..run import Run
 from .choice import ID_LENGTH
-from .terminal import console, plain_line, say
+from .terminal import console, say
 from .tree import job_label, words
 from .view import FIRST, STYLES, lasted, many, progress_line, status_text
 
@@ -120,8 +120,8 @@ class Board:
             status, at = self._told.get(run.id, (None, 0.0))
             moves = run.status is RunStatus.LEASED and progress_line(run) and now - at >= _LINE_SECONDS
             if run.status is not status or moves:
-                line = f"{job_label(run)}  {run.status}  {words(run)}"
-                say(f"{datetime.now(UTC):%H:%M:%S}  {run.id}  {plain_line(line, 300)}")
+                said = f"  {said}" if (said := words(run)) else ""
+                say(f"{datetime.now(UTC):%H:%M:%S}  {run.id}  {job_label(run)} {run.status}{said}")
                 self._told[run.id] = run.status, now
 
 

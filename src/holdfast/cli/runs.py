@@ -104,7 +104,7 @@ def show(
             }
         )
         return
-    show_table(run_table(run))
+    show_table(run_table(run, steps))
     if members.runs:
         say("")
         show_table(tree_of(run, members, everything=all_steps))

@@ -14,7 +14,7 @@ from ..basis.text import error_text
 from ..basis.values import problems
 from ..engine.arguments import checked_text
 from ..job import SleepingJob
-from .choice import AsJson, RunId, Url, of_module, opened, whole
+from .choice import AsJson, RunId, Url, need, of_module, opened, whole
 from .terminal import plain_line, print_json, say
 from .view import run_document
 
@@ -59,14 +59,21 @@ def signal(
 
 
 def _send(app: Holdfast, run_id: str, name: str, value: Any, key: str | None) -> None:
+    if not name:
+        raise ValidationError("NAME: give the name of the signal, as in step.wait_for_signal(NAME).")
     with whole(run_id):
         app.send_signal(run_id, checked_text(name, "NAME"), value, key=key).wait()
 
 
 def wake(
     context: typer.Context,
-    job: Annotated[str, typer.Argument(metavar="JOB", help="The name of the sleeping job.")],
-    key: Annotated[str, typer.Argument(metavar="KEY", help="Which of its runs: what it was triggered with.")],
+    job: Annotated[
+        str, typer.Argument(metavar="JOB", help="The name of the sleeping job; or the id of a run, without a KEY.")
+    ],
+    key: Annotated[
+        str | None,
+        typer.Argument(metavar="[KEY]", help="Which of its runs: what it was triggered with.", show_default=False),
+    ] = None,
     place: Annotated[str | None, typer.Option("--app", "-a", metavar="MODULE:APP", help="Where the job is.")] = None,
     output: Annotated[
         str | None, typer.Option("--output", "-o", metavar="JSON", help="What it came to, as JSON.")
@@ -85,28 +92,39 @@ def wake(
     if place is None:
         raise ValidationError(
             "wake checks the output against the job's type, so it needs the app: "
-            f"holdfast wake {job} {key} --app yourmodule:app …"
+            f"holdfast wake {job}{'' if key is None else ' ' + key} --app yourmodule:app …"
         )
     app = of_module(place, context, url)
     try:
-        found = app.get_job(job)
-        if found is None:
-            raise NotFoundError(f"JOB: {place} has no job {job!r}.{_hint(app)}")
-        if not isinstance(found, SleepingJob):
-            raise ValidationError(f"JOB: {job!r} is no sleeping job (app.sleeping(…)).{_hint(app)}")
+        sleeper, known_by = _sleeper(app, place, job, key)
         if output is None:
-            run = app.wake(found, key, error=error).wait()
+            run = app.wake(sleeper, known_by, error=error).wait()
         else:
-            run = app.wake(found, key, output=_typed(found, output)).wait()
+            run = app.wake(sleeper, known_by, output=_typed(sleeper, output)).wait()
         run = run.refresh().wait()
     finally:
         app.stop().wait()
     if as_json:
         print_json({"run": run_document(run)})
     elif run.is_terminal:
-        say(f"{job} {run.id} has ended before: {run.status}")
+        say(f"{run.job_name} {run.id} has ended before: {run.status}")
     else:
-        say(f"Woke {job} {run.id}")
+        say(f"Woke {run.job_name} {run.id}")
+
+
+def _sleeper(app: Holdfast, place: str, job: str, key: str | None) -> tuple[SleepingJob[Any], str]:
+    """The sleeping job, and the key of the run that is meant."""
+    if key is None:
+        run = need(app, job)
+        if run.idempotency_key is None or not isinstance(app.get_job(run.job_name), SleepingJob):
+            raise ValidationError(f"JOB: run {job} is one of {run.job_name!r}, which is no sleeping job.{_hint(app)}")
+        job, key = run.job_name, run.idempotency_key
+    found = app.get_job(job)
+    if found is None:
+        raise NotFoundError(f"JOB: {place} has no job {job!r}.{_hint(app)}")
+    if not isinstance(found, SleepingJob):
+        raise ValidationError(f"JOB: {job!r} is no sleeping job (app.sleeping(…)).{_hint(app)}")
+    return found, key
 
 
 def _json(text: str, field: str) -> Any:

@@ -14,7 +14,7 @@ from .terminal import ago, console, json_line, plain_line
 from .view import moment
 
 #: Below this many columns there is no room for bars.
-_NARROW = 90
+_NARROW = 80
 #: Failed tries that get a line of their own, the last ones.
 _TRIES_SHOWN = 5
 _STATUS = {"completed": "green", "failed": "red", "running": "cyan", "interrupted": "yellow", "waiting": "blue"}
@@ -69,7 +69,7 @@ def timeline(run: Run[Any], steps: list[StepRecord], all_steps: list[StepRecord]
     """
     now, roomy = datetime.now(UTC), console().width >= _NARROW
     width = console().width
-    names = [_name(step, min(36, width // 3)) for step in steps]
+    names = [_name(step, min(36, width // 4 if roomy else width // 3)) for step in steps]
     scale = _Scale.of(run, all_steps, now, max(16, min(48, width // 4 - 4)))
     # What is left beside the other columns: a long output must not push them together.
     others = max(map(len, names), default=8) + len("interrupted") + len("29d 23h") + (scale.width if roomy else 0)
@@ -89,7 +89,7 @@ def timeline(run: Run[Any], steps: list[StepRecord], all_steps: list[StepRecord]
 
     for step, name in zip(steps, names, strict=True):
         status = Text(step.status, style=_STATUS.get(step.status, ""))
-        line(name, status, _bar(step, scale, marks, now), step.started_at, step.completed_at, _said(step, room))
+        line(name, status, _bar(step, scale, marks, now), step.started_at, step.completed_at, _said(step, room, now))
         for one, title in _failed_tries(step):
             bar = _drawn([(scale.at(one.started_at), scale.at(one.ended_at or one.started_at), "failed")], scale, marks)
             error = Text(plain_line(one.error or "", room), style="red")
@@ -144,13 +144,15 @@ def _drawn(parts: list[tuple[int, int, str]], scale: _Scale, marks: _Marks) -> T
     return bar
 
 
-def _said(step: StepRecord, room: int) -> Text:
+def _said(step: StepRecord, room: int, now: datetime) -> Text:
     """What it gave, or what it waits for."""
     if step.status == "failed":
         return Text(plain_line(f"{step.error_type}: {step.error}", room), style="red")
     if step.status == "waiting":
         until = "" if step.until is None else f", until {moment(step.until)}"
-        return Text(plain_line(f"waits for {step.wait}{until}", room), style="blue")
+        if len(said := f"waits for {step.wait}{until}") > room and step.until is not None:
+            said = f"{step.wait}, {ago((step.until - now).total_seconds())} left"
+        return Text(plain_line(said, room), style="blue")
     if step.output_dropped:
         return Text("(dropped)", style="dim")
     if step.completed_at is None or (step.wait is not None and step.output is None):

@@ -16,9 +16,11 @@ from .view import FIRST, STYLES, lasted, many, progress_line, status_text
 
 #: Runs that are read. Of a larger tree only those directly below are.
 _MOST = 10_000
-#: Runs drawn directly below one, unless all are asked for; and how deep, for want of columns.
+#: Runs drawn directly below one, unless all are asked for; and how deep, also where there are columns for more.
 _DRAWN = 20
 _DEEPEST = 12
+#: Columns that a line needs beside the guides, which take four for each level.
+_LINE = 48
 _NARROW = 90
 
 
@@ -61,11 +63,12 @@ def tree_of(run: Run[Any], members: Members, *, everything: bool = False) -> Tre
     for one in members.runs:
         by_parent[one.parent_id].append(one)
     tree = Tree(_line(run), guide_style="dim")
+    deepest = min(_DEEPEST, max(3, (console().width - _LINE) // 4))
     left = [(run, tree, 0)]
     while left:
         above, branch, depth = left.pop()
         children = by_parent[above.id]
-        if children and depth >= _DEEPEST:
+        if children and depth >= deepest:
             branch.add(_dim(f"… and {many(len(children), 'run')} below, with what is below them"))
             continue
         drawn = children if everything else _worth_a_look(children)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,6 +29,8 @@ _LEVELS = {"debug": "dim", "info": "", "warning": "yellow", "error": "red"}
 
 #: Below this many columns a table of runs keeps only what tells one run from another.
 _NARROW = 90
+#: Waits of one run that get a line.
+_WAITS_SHOWN = 5
 
 
 # -- for programs ----------------------------------------------------------------------------------------------
@@ -155,8 +158,8 @@ def runs_table(runs: list[Run[Any]]) -> Table:
     return table
 
 
-def run_table(run: Run[Any]) -> Table:
-    """What there is to say of one run, one fact per line."""
+def run_table(run: Run[Any], steps: Iterable[StepRecord] = ()) -> Table:
+    """What there is to say of one run, one fact per line; `steps` tell what it waits for."""
     room = max(20, console().width - 12)
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
@@ -172,7 +175,11 @@ def run_table(run: Run[Any]) -> Table:
     fact("run", run.id)
     fact("job", plain_line(run.job_name))
     fact("status", status)
-    fact("waits for", run.waiting_for and plain_line(run.waiting_for))
+    waits = [] if run.is_terminal else [open_wait(step) for step in steps if step.status == "waiting"]
+    for said in waits[:_WAITS_SHOWN] or [run.waiting_for]:
+        fact("waits for", said and plain_line(said, 3 * room))
+    if len(waits) > _WAITS_SHOWN:
+        fact("", f"… and {len(waits) - _WAITS_SHOWN} more")
     above = run.parent_id and run.parent_id + (
         f", in the tree of {run.root_id}" if run.root_id != run.parent_id else ""
     )
@@ -192,6 +199,12 @@ def run_table(run: Run[Any]) -> Table:
         kind = f"{plain_line(run.error_type)}: " if run.error_type else ""
         fact("error", Text(kind + plain_line(run.error, 12 * room), style="red"))
     return table
+
+
+def open_wait(step: StepRecord) -> str:
+    """`signal decision, until 2026-11-28 17:00:00 UTC`."""
+    name = step.name + (f" #{step.occurrence + 1}" if step.occurrence else "")
+    return f"{step.wait} {name}" + ("" if step.until is None else f", until {moment(step.until)}")
 
 
 def many(count: int, what: str) -> str:

@@ -1,4 +1,4 @@
-"""What tests of jobs need: apps for tests, a clock turned by hand, and crashes at every step.
+"""What tests of jobs need: apps for tests, a clock turned by hand, answers, and crashes at every step.
 
     from holdfast.testing import crash_at_every_step, run
 
@@ -9,6 +9,7 @@ For authors of stores: `holdfast.testing.store`.
 """
 
 from . import effects
+from .answers import answering, takes
 from .clock import HandClock
 from .crash import crash_at_every_step
 from .effects import Effect
@@ -20,9 +21,11 @@ __all__ = [
     "CrashReport",
     "Effect",
     "HandClock",
+    "answering",
     "app_for_tests",
     "crash_at_every_step",
     "drain",
     "effects",
     "run",
+    "takes",
 ]

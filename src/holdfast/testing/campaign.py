@@ -1,8 +1,9 @@
 """The runs that `crash_at_every_step` makes of a job, and how they are judged.
 
-Two runs without a crash come first: what is different between them, no crash can be blamed for. Then every checkpoint
-is struck before and after its commit, and the facts that both processes told are held against those of the first runs,
-and those of the second process against those of the victim.
+Two runs without a crash come first: what is different between them, no crash can be blamed for. Then every commit of
+the tree is struck, before and after: checkpoints, waits with the runs below that are written with them, suspensions,
+retries, ends. The facts that both processes told are held against those of the first runs, and those of the second
+process against those of the victim.
 """
 
 from __future__ import annotations
@@ -18,19 +19,29 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..engine.parents import CHILDREN, FINALIZE, RETURN
 from ..job import Job
 from . import effects
+from .points import END, Point, Strike, at
 from .report import CrashProblem, CrashReport, Kind
-from .victim import Moment, Strike, execute
+from .victim import execute
 
 #: Seconds until a process that does not come to its end is ended. Real ones; no healthy job gets there.
 _LIMIT = 60
 _OUTSIDE = "(outside of steps)"
-_END = "(end of the run)"
+#: What a parent does by itself, and no code asks for.
+_ITS_OWN = frozenset({RETURN, CHILDREN, FINALIZE})
 
 
 class Vain(Exception):
     """Nothing can be told of this job by crashing it."""
+
+
+class _Execution(NamedTuple):
+    """One execution of one run."""
+
+    attempt: int
+    steps: list[str]
 
 
 class _Case(NamedTuple):
@@ -44,19 +55,32 @@ class _Case(NamedTuple):
     missed: str | None = None
     """The checkpoint that it should have been killed at, and never came to."""
 
-    def told(self, what: str, process: int | None = None) -> Iterator[list[Any]]:
-        """The facts of this kind, of one process or all: what, process, and more."""
-        return (fact for fact in self.facts if fact[0] == what and process in (None, fact[1]))
+    def told(self, what: str, process: int | None = None, run: str | None = None) -> Iterator[list[Any]]:
+        """The facts of this kind, of one process or all, of one run or all: what, process, run, and more."""
+        return (
+            fact for fact in self.facts if fact[0] == what and process in (None, fact[1]) and run in (None, fact[2])
+        )
 
-    def asked(self, process: int, execution: int = -1) -> list[str]:
-        """What the job's own branch asked for in one execution, in order, without the steps inside steps."""
-        asked: list[list[str]] = [[]]
+    def executions(self, process: int, run: str) -> list[_Execution]:
+        """What the run's own branch asked for in each execution, in order, without the steps inside steps."""
+        executions: list[_Execution] = []
         for what, by, *facts in self.facts:
-            if by == process and what == "starts":
-                asked.append([])
-            elif by == process and what == "asked" and facts[1] and " > " not in facts[0]:
-                asked[-1].append(facts[0])
-        return asked[execution] if len(asked) > 1 else []
+            if by == process and what == "starts" and facts[0] == run:
+                executions.append(_Execution(facts[1], []))
+            elif by == process and what == "asked" and facts[0] == run and facts[2] and " > " not in facts[1]:
+                executions[-1].steps.append(facts[1])
+        return executions
+
+    @property
+    def runs(self) -> list[str]:
+        """The names of all that were executed."""
+        return list(dict.fromkeys(fact[2] for fact in self.told("starts")))
+
+    @property
+    def below(self) -> dict[str, dict[str, Any]]:
+        """How the runs below have ended."""
+        below: dict[str, dict[str, Any]] = self.end.get("below", {})
+        return below
 
     @property
     def steps(self) -> dict[str, list[Any]]:
@@ -79,23 +103,20 @@ class Campaign:
         base, again = self._case(None), self._case(None)
         for case in (base, again):
             if case.failure is not None or case.end["end"] is None:
-                raise Vain(f"{self._job.name} does not end without a crash: {case.failure or case.end['status']}.")
+                raise Vain(f"{self._job.name} does not end without a crash: {case.failure or _stuck(case.end)}.")
         self._base, self._again = base, again
-        saved = [fact[2] for fact in base.told("saved")]
-        known = frozenset(saved)
-        moments: tuple[Moment, ...] = ("before", "after")
-        plan = [Strike(step, i, moment, known) for i, step in enumerate(saved) for moment in moments]
         kills: Counter[str] = Counter()
         reruns: Counter[str] = Counter()
-        for strike in [*plan, Strike(None, -1, "before", known)]:
+        usual = Counter(_step(fact) for fact in base.told("begins"))
+        for strike in _plan(base):
             case = self._case(strike)
-            kills[strike.step or _END] += any(case.told("struck"))
-            begun = Counter(fact[2] for fact in case.told("begins"))
-            reruns.update({step: times - 1 for step, times in begun.items() if times > 1})
+            kills[strike.point.name] += any(fact[0] == "struck" for fact in case.facts)
+            begun = Counter(_step(fact) for fact in case.told("begins"))
+            reruns.update({step: more for step, times in begun.items() if (more := times - max(1, usual[step])) > 0})
             self._judge(case)
         return CrashReport(
             self._job.name,
-            list(dict.fromkeys(saved)),
+            list(dict.fromkeys(_step(fact) for fact in base.told("saved"))),
             kills=kills.total(),
             reruns=reruns.total(),
             problems=list(self._problems.values()),
@@ -108,12 +129,12 @@ class Campaign:
         self._count += 1
         folder = self._folder / str(self._count)
         folder.mkdir()
-        killed = _killed(strike)
+        killed = "not killed" if strike is None else strike.point.killed(strike.moment)
         failure, missed = self._process(folder, 0, strike), None
         if strike is not None and failure == "SIGKILL":
             failure = self._process(folder, 1, None)
-        elif strike is not None and failure is None:
-            missed = strike.step or _END
+        elif strike is not None and failure is None and strike.point.kind in ("checkpoint", "end"):
+            missed = strike.point.name
         log = folder / "world.log"
         facts = [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.exists() else []
         ends = sorted(folder.glob("end-*"))
@@ -177,9 +198,12 @@ class Campaign:
                 add("differs", case.missed, "the run ended without saving this step")
             return
         if case.failure is not None or case.end["end"] is None:
-            add("differs", _END, f"the run came to no end: {case.failure or case.end['status']}")
+            add("differs", END, f"the run came to no end: {case.failure or _stuck(case.end)}")
             return
-        for where, text in [*self._names(case), *self._values(case), *self._end(case), *self._missing(case)]:
+        for where, text in [
+            *(found for run in case.runs for found in self._asked(case, run)), *self._names(case), *self._values(case),
+            *self._end(case), *self._below(case), *self._missing(case),
+        ]:  # fmt: skip
             add("differs", where, text)
 
     def _too_many(self, case: _Case) -> Iterator[tuple[str, str | None, int, int]]:
@@ -198,18 +222,32 @@ class Campaign:
         for key in now.keys() - usual[0].keys() - usual[1].keys():
             yield now[key], f"effect {key!r} happens only after a crash"
 
+    def _asked(self, case: _Case, run: str) -> Iterator[tuple[str | None, str]]:
+        """Whether this run asked for the same, in the same order, after the crash."""
+        before, after = case.executions(0, run), case.executions(1, run)
+        saved = [fact for fact in case.told("saved", 0, run) if fact[3] not in _ITS_OWN and " > " not in fact[3]]
+        if not after or any(fact[3] == RETURN for fact in case.told("saved", 0, run)):
+            return  # it had ended, or its function had returned: nothing of it is called again
+        usual = self._base.executions(0, run)
+        if before and before[-1].attempt == after[0].attempt:
+            now = [*after[0].steps, *[None] * len(before[-1].steps)]
+            for i, (was, is_now) in enumerate(zip(before[-1].steps, now, strict=False)):
+                if was != is_now:
+                    instead = repr(is_now) if is_now else "nothing"
+                    text = f"{was!r} was asked for before the crash, and {instead} in its place after it"
+                    yield at(run, usual[-1].steps[i] if usual and i < len(usual[-1].steps) else was), text
+                    return
+        asked = {fact[3] for fact in case.told("asked", 1, run)}
+        for _, _, _, step, _, attempt in saved:
+            if step not in asked and attempt == after[0].attempt:
+                yield at(run, step), "the step was saved before the crash, and never asked for after it"
+        again = self._again.executions(0, run)
+        if self._named_alike and usual and again and usual[-1] == again[-1] != after[-1]:
+            moved = (one for one, other in zip(usual[-1].steps, after[-1].steps, strict=False) if one != other)
+            if set(usual[-1].steps) == set(after[-1].steps):
+                yield at(run, next(moved, END)), "the order of the steps is another one after a crash"
+
     def _names(self, case: _Case) -> Iterator[tuple[str | None, str]]:
-        before, after, usual = case.asked(0), case.asked(1, 1), self._base.asked(0)
-        for i, (was, now) in enumerate(zip(before, [*after, *[None] * len(before)], strict=False)):
-            if was != now:
-                instead = repr(now) if now else "nothing"
-                text = f"{was!r} was asked for before the crash, and {instead} in its place after it"
-                yield usual[i] if i < len(usual) else was, text
-                return
-        asked = {fact[2] for fact in case.told("asked", 1)}
-        for _, _, step, *_ in case.told("saved", 0):
-            if step not in asked and " > " not in step:
-                yield step, "the step was saved before the crash, and never asked for after it"
         if not self._named_alike:
             return
         names = self._base.steps.keys()
@@ -217,10 +255,6 @@ class Campaign:
             yield step, "the step is missing after a crash"
         for step in sorted(case.steps.keys() - names):
             yield step, "the step is only there after a crash"
-        last = case.asked(1)
-        if names == case.steps.keys() and usual == self._again.asked(0) != last:
-            moved = (one for one, other in zip(usual, last, strict=False) if one != other)
-            yield next(moved, _END), "the order of the steps is another one after a crash"
 
     def _values(self, case: _Case) -> Iterator[tuple[str | None, str]]:
         for step, usual in self._base.steps.items():
@@ -231,9 +265,25 @@ class Campaign:
     def _end(self, case: _Case) -> Iterator[tuple[str | None, str]]:
         usual, again, now = (_ended(one.end) for one in (self._base, self._again, case))
         if now != usual == again:
-            yield _END, f"the run {now}, without a crash it {usual}"
+            yield END, f"the run {now}, without a crash it {usual}"
         elif (now := case.end["output"]) != (usual := self._base.end["output"]) == self._again.end["output"]:
-            yield _END, f"output: {_short(now)}, without a crash {_short(usual)}"
+            yield END, f"output: {_short(now)}, without a crash {_short(usual)}"
+
+    def _below(self, case: _Case) -> Iterator[tuple[str | None, str]]:
+        """Whether there are the same runs below it, with the same ends."""
+        base, again, now = self._base.below, self._again.below, case.below
+        if base.keys() != again.keys():
+            return
+        for run in sorted(base.keys() - now.keys()):
+            yield at(run, END), "the run is missing after a crash"
+        for run in sorted(now.keys() - base.keys()):
+            yield at(run, END), "the run is only there after a crash"
+        for run in sorted(base.keys() & now.keys()):
+            if now[run] != base[run] == again[run]:
+                was, is_now = _ended(base[run]), _ended(now[run])
+                if was == is_now:
+                    was, is_now = f"gave {_short(base[run]['output'])}", f"gave {_short(now[run]['output'])}"
+                yield at(run, END), f"the run {is_now}, without a crash it {was}"
 
     def _notes(self) -> Iterator[str]:
         base, again = self._base, self._again
@@ -246,24 +296,40 @@ class Campaign:
             yield "the output changes from run to run: it is not compared."
 
 
+def _plan(base: _Case) -> Iterator[Strike]:
+    """Every commit of the first run, before and after. What would come after the end of it all is no crash."""
+    points = [Point(*fact[2:]) for fact in base.told("came")]
+    known, last = frozenset(points), [point for point in points if (point.kind, point.run) == ("end", "")]
+    # In the order of the table; the end of the run itself comes last.
+    order = [(ordinal, point) for ordinal, point in enumerate(points) if point not in last]
+    for ordinal, point in order:
+        yield Strike(point, ordinal, "before", known)
+        yield Strike(point, ordinal, "after", known)
+    for point in last:
+        yield Strike(point, -1, "before", known)
+
+
+def _step(fact: list[Any]) -> str:
+    """How the step of a fact is called: what, process, run, step, and more."""
+    return at(fact[2], fact[3])
+
+
 def _started_again(case: _Case) -> Iterator[str]:
     saved: dict[str, tuple[str, int]] = {}
-    for what, _, *facts in case.facts:
-        if what == "saved":
-            saved[facts[0]] = (facts[1], facts[2])
-        elif what == "begins" and facts[0] in saved:
-            status, attempt = saved[facts[0]]
+    for fact in case.facts:
+        if fact[0] == "saved":
+            saved[_step(fact)] = (fact[4], fact[5])
+        elif fact[0] == "begins" and _step(fact) in saved:
+            status, attempt = saved[_step(fact)]
             # A failure counts within its attempt: a retry of the run is there to try it again.
-            if status == "completed" or attempt == facts[1]:
-                yield facts[0]
+            if status == "completed" or attempt == fact[4]:
+                yield _step(fact)
 
 
-def _killed(strike: Strike | None) -> str:
-    if strike is None:
-        return "not killed"
-    if strike.step is None:
-        return "killed before the end of the run was saved"
-    return f"killed {strike.moment} the checkpoint of {strike.step!r} was committed"
+def _stuck(end: dict[str, Any]) -> str:
+    if end["waiting_for"] != "signal":
+        return str(end["status"])
+    return "it waits for a signal. Have one ready: `with answering(name, value):`"
 
 
 def _ended(end: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Crashes a job at every checkpoint, in real processes, and says what that did to it.
+"""Crashes a job at every commit, in real processes, and says what that did to it.
 
 One fork makes a process without threads; every victim, and whoever goes on with its run, is a fork of that one, on a
 fresh database. So jobs of any module can be tested, also those that are defined inside a test, and nobody waits for a
@@ -30,14 +30,17 @@ R = TypeVar("R")
 
 
 def crash_at_every_step(job: Job[P, R], /, *args: P.args, **kwargs: P.kwargs) -> CrashReport:
-    """Run the job, and kill its process before and after every checkpoint; another process finishes each run.
+    """Run the job, and kill its process before and after every commit; another process finishes each run.
+
+    Struck are checkpoints, waits with the runs below that are written with them, suspensions, retries and ends: of this
+    run and of all below it. Time passes by itself; have signals ready with `answering`.
 
     Reported are (a) steps that began again after their checkpoint was committed, (b) effects (`effects.record`) that
-    were applied more often than without a crash, (c) an end, an output, or steps (names, order in the job's own branch,
-    values) that differ from the run without a crash. Values that differ between two runs without a crash are not
-    compared, and noted.
+    were applied more often than without a crash, (c) an end, an output, steps (names, order in the function's own
+    branch, values), or runs below that differ from the run without a crash. What differs between two runs without a
+    crash is not compared, and noted.
 
-    Blocks until it is done: some tenths of a second per step. Every process has a fresh database and starts with this
+    Blocks until it is done: some tenths of a second per commit. Every process has a fresh database and starts with this
     process's memory as it is now; files and other services are the real ones, so give the job fakes. The job's own app
     is moved to the fresh database there, so jobs that it triggers are executed as well. Needs POSIX (`fork`).
     """

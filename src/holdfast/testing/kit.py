@@ -14,7 +14,8 @@ from ..engine.call import Call
 from ..engine.engine import Engine
 from ..engine.worker import Worker
 from ..job import Job
-from ..run import result
+from ..run import Run, result
+from .answers import answer_all
 from .clock import HandClock
 
 P = ParamSpec("P")
@@ -54,10 +55,10 @@ def skip_rests(engine: Engine) -> None:
 
 
 def drain(app: Holdfast, *, until: Duration | datetime | None = None) -> Reply[int]:
-    """Execute everything that is due now, one run after another; how many runs.
+    """Execute everything that is due now, one run after another; how many times one was executed.
 
-    With `until` (from now, or a moment) time passes: the app's `HandClock` is advanced to each next run that becomes
-    due until then, and then to the end.
+    With `until` (from now, or a moment) time passes: the app's `HandClock` is advanced to each next moment that brings
+    something (a delay, a retry, a sleep, a timeout or a deadline is over) until then, and then to the end.
     """
     clock = app._engine.clock
     end: int | None = None
@@ -75,12 +76,20 @@ def drain(app: Holdfast, *, until: Duration | datetime | None = None) -> Reply[i
 
 async def _drain(app: Holdfast, worker: Worker, end: int | None) -> int:
     clock = app._engine.clock
-    done = await worker.process(float("inf"), float("inf"))
+    done = await work_off(app, worker)
     while end is not None and isinstance(clock, HandClock):
         due = await next_due(app)
         clock.advance(max(0, min(end if due is None else due, end) - clock.now()) / 1_000_000)
         if due is None or due > end:
             break
+        done += await work_off(app, worker)
+    return done
+
+
+async def work_off(app: Holdfast, worker: Worker) -> int:
+    """Execute, and answer, until only time can bring more; how many times a run was executed."""
+    done = await worker.process(float("inf"), float("inf"))
+    while await answer_all(app):
         done += await worker.process(float("inf"), float("inf"))
     return done
 
@@ -99,14 +108,17 @@ async def next_due(app: Holdfast) -> int | None:
 def run(job: Job[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Reply[R]:
     """What the job returns, run to its end in an app of its own that is gone afterwards.
 
-    Errors are those of `job.run(...)`. Time passes by itself up to whatever the run waits for. Jobs that it triggers by
-    handles of another app belong to that app.
+    Errors are those of `job.run(...)`. Time passes by itself up to whatever the run waits for. The app knows all jobs
+    of the handle's app, so there may be runs below this one; what is triggered by handles of another app goes there.
     """
     call = job.bind(*args, **kwargs)
-    queues = {"default", job._definition.queue, call.options.queue or "default"}
+    theirs = job._app._engine.registry.all() if isinstance(job._app, Holdfast) else []
+    queues = {"default", job._definition.queue, call.options.queue or "default", *(one.queue for one in theirs)}
 
     def start(reply: Reply[R]) -> None:
         app = app_for_tests(job, queues=tuple(sorted(queues)))
+        for one in theirs:
+            app._engine.registry.add(one, replace=False)
         ended = app._engine.call(f"run of {job.name}", lambda worker: _run(app, worker, call))
         ended.when_done(lambda: hand_on(app.stop(), reply, lambda _: ended._take()))
 
@@ -119,10 +131,15 @@ async def _run(app: Holdfast, worker: Worker, call: Call[R]) -> R:
     assert isinstance(clock, HandClock)
     triggered = await app.trigger(call)
     while True:
-        await worker.process(float("inf"), float("inf"))
+        await work_off(app, worker)
         ended = await triggered.refresh()
         if ended.is_terminal:
             return result(ended)
         if (due := await next_due(app)) is None:
-            raise AssertionError(f"{ended!r} came to no end, and waits for nothing that time brings.")
+            raise AssertionError(f"{ended!r} came to no end, and waits for nothing that time brings.{advice(ended)}")
         clock.advance((due - clock.now()) / 1_000_000)
+
+
+def advice(run: Run[Any]) -> str:
+    """What to do about a run that waits for somebody outside."""
+    return " Have the signal ready: `with answering(name, value):`." if run.waiting_for == "signal" else ""

@@ -487,7 +487,6 @@ class TreeContract(BelowBench):
         assert self.do("delete", [lease.run_id])[0].accepted
         assert self.runs() == []
 
-
     def test_a_large_tree_is_deleted_in_parts_and_its_root_is_the_last_to_go(self) -> None:
         lease, _ = self.parent(_LARGE)
         assert self.do("delete", [lease.run_id])[0].standing == "waiting"

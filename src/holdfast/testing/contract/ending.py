@@ -166,7 +166,7 @@ class EndingContract(StoreBench):
             (None, False),
             ("leased", True),
             ("pending", True),
-            ("leased", True),
+            ("cancelled", False),  # the second meets the first: it is told to nobody twice
         ]
         assert self.run(leased).generation == 2
 
