@@ -16,7 +16,10 @@ import delay
 import places
 import shared
 import verbs
-from trees import chain, fan_out, sleepers, tree
+from trees import chain as chain
+from trees import fan_out as fan_out
+from trees import sleepers as sleepers
+from trees import tree as tree
 
 from holdfast import Holdfast, Step
 

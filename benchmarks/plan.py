@@ -191,7 +191,8 @@ ROWS = [
         for phase, done in (("quiet", ""), ("build", "built"), ("cancel", "cancelled"), ("purge", "purged"))
         for row in (
             *([Row(f"a tree of 100,000 {done}, s", "tree", f"{phase}_s", 1, True)] if done else []),
-            Row(f"{'  ' if done else 'beside no tree: '}run of others begins, p99 ms", "tree", f"{phase}_here_p99", 1, True),
+            Row(f"{'  ' if done else 'beside no tree, '}a run of others begins, p99 ms", "tree", f"{phase}_here_p99",
+                1, True),
             Row("  the same, in another process", "tree", f"{phase}_away_p99", 1, True),
         )
     ],

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 import places
@@ -182,7 +183,7 @@ async def tree(url: str, branches: int, leaves: int) -> dict[str, float]:
 
 def _tree(url: str, branches: int, leaves: int) -> dict[str, float]:
     app = _forest(url)
-    prober = _Prober(app, "probe here")
+    prober = _Prober(app, "probe-here")
     total = branches * (leaves + 1) + 1
     marks: list[tuple[str, float]] = []
     figures: dict[str, float] = {}
@@ -214,7 +215,7 @@ def _tree(url: str, branches: int, leaves: int) -> dict[str, float]:
         marks.append(("over", time.time()))
         samples = {"here": prober.end(), "away": elsewhere()}
     assert places.rows(url, "select count(*) from holdfast_runs where root_id is not null") == [(0,)]
-    for (name, begin), (_, end) in zip(marks, marks[1:], strict=False):
+    for (name, begin), (_, end) in pairwise(marks):
         for where, found in samples.items():
             took = [latency for at, latency in found if begin <= at < end]
             figures |= {f"{name}_{where}_{figure}": value for figure, value in _told(took).items()}
@@ -238,7 +239,7 @@ def _until(url: str, sql: str) -> None:
 def _forest(url: str) -> Holdfast:
     app = Holdfast(url, concurrency=CONCURRENCY)
 
-    @app.job(queue="nobody's")
+    @app.job(queue="nobody")
     async def leaf(number: int) -> int:
         return number
 
@@ -305,7 +306,7 @@ def _elsewhere(url: str) -> Iterator[Callable[[], list[tuple[float, float]]]]:
 
 def _probe(url: str) -> list[tuple[float, float]]:
     app = Holdfast(url)
-    prober = _Prober(app, "probe away")
+    prober = _Prober(app, "probe-away")
     with app:
         prober.begin()
         sys.stdin.readline()

@@ -185,7 +185,9 @@ def fill_waits(connection: sqlite3.Connection) -> None:
     connection.execute(
         f"{wait} select id, 'wait#0', 'timer', ?, null, 0 from holdfast_runs where status = 'waiting'", (NOW + LEASE,)
     )
-    connection.execute("update holdfast_runs set wake_at = ? where status = 'waiting' and id <> ?", (NOW + LEASE, PARENT))
+    connection.execute(
+        "update holdfast_runs set wake_at = ? where status = 'waiting' and id <> ?", (NOW + LEASE, PARENT)
+    )
     connection.execute(f"{wait} values (?, 'wait#0', 'signal', ?, 'go', 0)", (AWAKE, NOW - 1))
     connection.execute("update holdfast_waits set kind = 'children', until = null where run_id = ?", (PARENT,))
     connection.execute(

@@ -16,8 +16,8 @@ What keeps it honest (each has its test in tests/commit):
 * No user code in a round: values are encoded before joining and decoded by whoever asks the reply.
 * Renewals overtake. A round is bounded in tickets and bytes, so that they need not wait behind 5,000 log lines.
 * The line is bounded: threads wait for room, event loops are refused (`Overloaded`), engine writes always pass.
-* What is large and comes in parts (`Ticket.bulk`) is served a part at a time, and whoever else is there comes between two
-  parts. Where there is one writer, other processes get as much time between them as the last part took.
+* What is large and comes in parts (`Ticket.bulk`) is served a part at a time, and whoever else is there comes between
+  two parts. Where there is one writer, other processes get as much time between them as the last part took.
 * A batch that must be written in one transaction counts as all that it holds. It is never cut: whoever finds room is
   let in with whatever it brings, and a batch longer than a round has one of its own.
 * Nobody is left waiting: a closed or dead committer answers every ticket, with an error.

@@ -84,7 +84,7 @@ class Ticket(Reply[T], Generic[T]):
         self.count: int = count
         """As how many tickets it counts: a batch is as long as what it holds."""
         self.bulk: bool = bulk
-        """A part of something large, of which nobody waits for the single part. It gets rounds between those of others."""
+        """A part of something large: it has a round of its own, and others have one before the next part."""
         self.joined_at: float = 0.0
         """`clock.steady()` when it came into the line."""
 

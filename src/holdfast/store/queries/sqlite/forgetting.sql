@@ -7,8 +7,9 @@ select
   case
     when r.completed_at is null then r.status
     when r.parent_id is not null then 'child'
-    when exists (select 1 from holdfast_runs as m where m.root_id = r.id and m.completed_at is null and m.root_id is not null)
-      then 'parent'
+    when exists (
+      select 1 from holdfast_runs as m indexed by holdfast_runs_unended
+      where m.root_id = r.id and m.completed_at is null and m.root_id is not null) then 'parent'
   end,
   r.job_name, r.labels, r.generation
 from json_each(?1) as e
