@@ -136,6 +136,8 @@ class History:
     integrity: Sequence[str] = ("ok",)
     charges: Sequence[tuple[str, int, int]] = ()
     """What steps have written into a table of the user's, in the transaction of their checkpoint: run, part, value."""
+    waits: Sequence[Row] = ()
+    signals: Sequence[Row] = ()
 
     @classmethod
     def of(cls, folder: Path) -> History:
@@ -181,6 +183,8 @@ class History:
             integrity,
             [(row["run"], row["part"], row["value"]) for row in ask("select * from charges order by run, part")]
             if charged else (),
+            ask("select * from holdfast_waits"),
+            ask("select * from holdfast_signals"),
         )  # fmt: skip
 
     @cached_property

@@ -30,11 +30,14 @@ for folder in (HERE, HERE.parent / "crash", HERE.parent / "mutants", HERE.parent
         sys.path.insert(0, str(folder))
 
 
-from storm_checker import STALE, vacuous  # noqa: E402
+from storm_checker import STALE, STALE_WAITS, vacuous  # noqa: E402
 from storm_field import Goals, Outcome, Storm  # noqa: E402
+from storm_trees import KINDS  # noqa: E402
 
 import servers  # noqa: E402
 
+#: What has woken runs of trees, as it is told.
+WOKEN_BY = ("sleep", "signal", "call", "gather", "map", "children", "finalize", "sequence", "loop")
 #: Seconds of one storm of a campaign, before its healing.
 EPOCH = 40.0
 #: What the short form needs, and the long one.
@@ -42,6 +45,8 @@ LEAST_SHORT = {
     "runs ended": 300, "kills": 8, "stops past the lease": 3, "takeovers": 10, "ambiguous answers": 3,
     "step bodies run again": 5, "stale writes attempted": 5, "keyed leases": 20, "looks at the step before": 100,
     "workers looked at when quiet": 3, "clients at the end": 2, "bad rows": 3,
+    "trees": 5, "runs below": 20, "outputs that were computed": 20, "of them failures": 1, "deepest tree": 3,
+    "suspensions": 15, "wake-ups": 15, "signals taken": 2, "whole trees": 2,
 }  # fmt: skip
 LEAST = {
     **LEAST_SHORT, "runs ended": 1000, "kills": 100, "stops past the lease": 20, "takeovers": 200,
@@ -49,12 +54,24 @@ LEAST = {
     "stops with the right to write": 3, "overlaps of a key": 1, "failed tries": 50, "batches": 50, "deleted": 50,
     "given up": 1, "raced keys": 50,
     **{f"stale {verb}": 20 for verb in STALE},
+    "trees": 200, "runs below": 1500, "outputs that were computed": 1500, "of them failures": 100,
+    "trees cancelled": 20, "cascades": 50, "below an end": 50, "suspensions": 1000, "wake-ups": 1000,
+    "woken by sleep": 50, "woken by signal": 50, "woken by call": 20, "woken by gather": 20, "woken by map": 20,
+    "woken by children": 20, "woken by finalize": 20, "woken by sequence": 10, "woken by loop": 10,
+    "signals taken": 100, "signals sent before the wait": 20, "signals sent to a wait": 20, "node finalize": 50,
+    "retried in trees": 20, "whole trees": 100, "kills inside of tree commits": 20,
 }  # fmt: skip
 #: And of a server.
-LEAST_SERVER_SHORT = {"runs ended": 200, "kills": 6, "looks at the step before": 40, "server restarts": 2}
+LEAST_SERVER_SHORT = {
+    "runs ended": 200, "kills": 6, "looks at the step before": 40, "server restarts": 2,
+}  # fmt: skip
 LEAST_SERVER = {
     "runs ended": 1000, "kills": 100, "server restarts": 5, "restarts, fast": 2, "restarts, immediate": 2,
     "stops within a transaction": 5,
+    "trees": 80, "runs below": 500, "outputs that were computed": 500, "of them failures": 30, "trees cancelled": 8,
+    "cascades": 20, "below an end": 20, "suspensions": 300, "wake-ups": 300, "retried in trees": 8,
+    "signals taken": 30, "node finalize": 15, "whole trees": 30, "kills inside of tree commits": 10,
+    **{f"woken by {kind}": 5 for kind in WOKEN_BY}, "signals sent before the wait": 5, "signals sent to a wait": 5,
 }  # fmt: skip
 #: Per minute, for a campaign that is neither.
 _LONG = 10.0
@@ -77,8 +94,12 @@ class Campaign:
 
     def add(self, outcome: Outcome) -> None:
         for what, many in outcome.counts.items():
-            keep_least = what in ("clients at the end", "bad rows")
-            self.counts[what] = many if keep_least else self.counts[what] + many
+            if what in ("clients at the end", "bad rows"):
+                self.counts[what] = many
+            elif what == "deepest tree":
+                self.counts[what] = max(self.counts[what], many)
+            else:
+                self.counts[what] += many
         self.counts["storms"] += 1
         for invariant, words, lines in outcome.found.broken:
             self.broken.append((invariant, "\n    ".join([f"seed {outcome.seed}: {invariant}: {words}", *lines])))
@@ -127,6 +148,26 @@ ROWS = (
     ("  again, each within its window", "step bodies run again"),
     ("effects applied twice, within their allowance", "effects applied twice"),
     ("looks that the step before was saved", "looks at the step before"),
+    ("trees of runs", "trees"),
+    ("  completed", "trees completed"),
+    ("  failed, as it was drawn or as one was given up", "trees that failed"),
+    ("  cancelled", "trees cancelled"),
+    ("  that nobody broke off: all runs there, and no others", "whole trees"),
+    ("  levels of the deepest", "deepest tree"),
+    ("runs below others", "runs below"),
+    ("  cancelled with their tree", "cascades"),
+    ("runs of trees whose end was computed beforehand", "outputs that were computed"),
+    ("  of these failures", "of them failures"),
+    ("runs of trees that were tried again", "retried in trees"),
+    ("waits written down", "waits"),
+    ("suspensions", "suspensions"),
+    ("wake-ups", "wake-ups"),
+    *((f"  by {kind}", f"woken by {kind}") for kind in (*WOKEN_BY, "one of several")),
+    ("signals taken", "signals taken"),
+    ("  sent before anybody waited", "signals sent before the wait"),
+    ("  sent to who waited", "signals sent to a wait"),
+    ("faults inside of the commits of waits and trees", "faults inside of tree commits"),
+    ("  of these SIGKILL", "kills inside of tree commits"),
     ("single checks", "checks"),
 )
 #: Not told of a file.
@@ -147,9 +188,14 @@ def table(campaign: Campaign, command: str, problems: list[str]) -> str:
         f"{words:<{width}}{counts[what]:>10,}" for words, what in ROWS if what in counts or what not in _OF_SERVERS
     ]
     lines += ["", f"{'stale writes':<{width}}{'attempted':>10}{'accepted':>10}"]
-    for verb in (*STALE, "save_attempts"):
+    for verb in (*STALE, "save_attempts", *STALE_WAITS):
         lines.append(f"  {verb:<{width - 2}}{counts[f'stale {verb}']:>10,}{counts[f'accepted {verb}']:>10,}")
     lines.append(f"  {'all':<{width - 2}}{counts['stale writes attempted']:>10,}{counts['stale writes accepted']:>10,}")
+    nodes = {job: counts[f"node {job}"] for job in (*KINDS, "finalize")}
+    acts = {what.removeprefix("act "): many for what, many in counts.items() if what.startswith("act ")}
+    struck = {what.removeprefix("struck "): many for what, many in counts.items() if what.startswith("struck ")}
+    for words, many in (("runs of trees", nodes), ("what they did", acts), ("struck inside", struck)):
+        lines += [f"{words}: " + ", ".join(f"{what} {count:,}" for what, count in sorted(many.items()))]
     broken = Counter(invariant for invariant, _ in campaign.broken)
     lines += ["", f"{'violations':<{width}}{sum(broken.values()):>10,}"]
     lines += [f"  {invariant:<{width - 2}}{many:>10,}" for invariant, many in sorted(broken.items())]
@@ -194,7 +240,7 @@ def _run(
     number = 0
     while True:
         if short:
-            goals = Goals(seconds=10, most=25, runs=600, kills=9, stops=4)
+            goals = Goals(seconds=10, most=60, runs=500, kills=9, stops=4)
             if server is not None:  # a session of a server begins slower than a file is opened
                 goals = Goals(seconds=8, most=90, runs=250, kills=7, stops=3, restarts=2, up=(500, 2000))
         else:

@@ -15,7 +15,9 @@ from typing import Any
 
 from crash_checker import MOST_CRASHES, TERMINAL, Checker, History, Row, value_of
 from crash_world import Happening
+from storm_forest import TREE_JOBS
 from storm_jobs import BRANCHES, ERRORS, LIMIT, ORDER, TRIES, total
+from storm_tree_checker import Forest, is_body
 
 #: What a worker may hold more than before it began, once nothing is under way: connections to the database, beside one
 #: to the world for each thread; tasks that sleep; memory that the allocator keeps.
@@ -61,6 +63,7 @@ class StormChecker(Checker):
             self.i17_a_bad_row_stops_nobody,
             self.i18_nothing_is_held_when_all_is_quiet,
             self.i19_the_doctor_finds_nothing,
+            *Forest(self).invariants(),
         ]
 
     # -- I1, I2 ------------------------------------------------------------------------------------------------
@@ -164,7 +167,7 @@ class StormChecker(Checker):
         return self.whole and run["id"] not in self.bad_rows
 
     def comes_to(self, run: Row, output: Any) -> None:
-        if run["id"] in self.bad_rows:
+        if run["id"] in self.bad_rows or run["job_name"] in TREE_JOBS:
             return
         super().comes_to(run, output.get("total") if isinstance(output, dict) else output)
 
@@ -176,7 +179,8 @@ class StormChecker(Checker):
         """Each part of a run's output is the value of its checkpoint, and the number of an effect of that very step."""
         saved: defaultdict[str, dict[str, Any]] = defaultdict(dict)
         for row in self.history.steps:
-            if row["status"] == "completed":
+            of_tree = self.jobs.get(row["run_id"]) in TREE_JOBS
+            if row["status"] == "completed" and (not of_tree or is_body(row["name"])):
                 saved[row["run_id"]][row["name"]] = value_of(row["output"])
         effects = {event["seq"]: event for event in self.history.said("effect")}
         for id, run in self.runs.items():
@@ -184,7 +188,7 @@ class StormChecker(Checker):
                 effect = effects.get((value or {}).get("mark"), {"run": None, "step": None})
                 words = f"checkpoint {step} holds {value}, which is no effect of its own"
                 self.need((effect["run"], effect["step"]) == (id, step), "I8", words, id)
-            if run["status"] == "completed" and id not in self.bad_rows:
+            if run["status"] == "completed" and id not in self.bad_rows and run["job_name"] not in TREE_JOBS:
                 parts = [(saved[id].get(step) or {}).get("mark", 0) for step in ORDER[run["job_name"]]]
                 marks = (value_of(run["output"]) or {}).get("marks")
                 self.need(marks == parts, "I8", f"output of {marks}, checkpoints are {parts}", id)
@@ -204,7 +208,8 @@ class StormChecker(Checker):
         for (id, writer, line), count in times.items():
             self.need(count == 1, "I8", f"line {line!r} of generation {writer} is there {count} times", id)
         for id, run in self.runs.items():
-            if run["status"] == "completed" and run["job_name"] not in ("fan", "flaky") and id not in self.bad_rows:
+            silent = run["job_name"] in ("fan", "flaky", *TREE_JOBS)
+            if run["status"] == "completed" and not silent and id not in self.bad_rows:
                 said = {f"{step} {_SAYS}" for step in ORDER[run["job_name"]]}
                 self.need(said <= lines[id], "I8", f"log lines lost: {sorted(said - lines[id])}", id)
         for event in self.history.said("seen"):
@@ -375,6 +380,8 @@ class StormChecker(Checker):
 
 
 STALE = ("save_steps", "finish", "renew_leases", "save_progress", "save_logs")
+#: The same of waits, which are fewer.
+STALE_WAITS = ("save_waits", "take_signals")
 
 
 def vacuous(counts: Counter[str], least: Mapping[str, int]) -> list[str]:

@@ -19,6 +19,16 @@ WORKER_POINTS = {
     "begin": 150, "commit": 150, "save_steps": 100, "finish": 60, "claim": 60, "save_logs": 100, "save_progress": 100,
     "renew_leases": 8, "expire": 12, "save_attempts": 15, "first_steps": 8, "move_on": 4, "leased_of_jobs": 20,
 }  # fmt: skip
+#: What has to do with waits and trees: statements, and the commits of rounds that hold such a verb.
+TREE_POINTS = {
+    "save_waits": 25, "has_tree": 20, "insert_runs": 15, "drop_waits": 20, "wake": 30, "take_signals": 10,
+    "taken_signals": 10, "cancel_below": 3, "settle_trees": 3, "doomed": 40, "delete_waits": 12,
+    "commit with save_waits": 25, "commit with take_signals": 10, "commit with cancel_below": 3,
+    "commit with finish": 60,
+}  # fmt: skip
+CLIENT_TREE_POINTS = {
+    "send_signals": 10, "sent_signals": 10, "wake": 8, "commit with send_signals": 10, "commit with cancel": 8,
+}  # fmt: skip
 CLIENT_POINTS = {
     "begin": 120, "commit": 120, "insert_runs": 80, "insert_labels": 40, "cancel": 20, "find_triggered": 8,
     "delete_runs": 4, "delete_steps": 4, "batch": 8, "end_batch": 6, "bring_forward": 20,
@@ -26,7 +36,7 @@ CLIENT_POINTS = {
 #: Rounds that hold what only the holder may write, and up to which of them a stop may wait.
 WAITING_ROUNDS = {
     "begin with save_steps": 60, "begin with finish": 40, "begin with renew_leases": 6, "begin with save_progress": 60,
-    "begin with save_logs": 60,
+    "begin with save_logs": 60, "begin with save_waits": 15, "begin with take_signals": 6,
 }  # fmt: skip
 INSIDE = {"save_steps": 60, "finish": 40, "commit": 80, "claim": 40}
 #: What several writers do besides, on a server.
@@ -80,6 +90,11 @@ def life_of_worker(seed: int, number: int, life: int, *, server: bool = False) -
     made = Life(end_after=chance.randint(600, 2500), stopped_for=chance.uniform(1.3, 2.2))
     for _ in range(chance.choice((0, 1, 1, 2))):
         made.faults.append((f"commit#{chance.randint(3, 120)}", "unanswered"))
+    if chance.random() < 0.4:
+        kind = chance.choice(("save_waits", "take_signals", "finish", "cancel_below"))
+        made.faults.append(
+            (f"commit with {kind}#{chance.randint(1, TREE_POINTS[f'commit with {kind}'])}", "unanswered")
+        )
     what = chance.random()
     if what < 0.45:
         # A stop needs a life that is long enough to be stopped, and to go on after it.
@@ -95,6 +110,8 @@ def life_of_worker(seed: int, number: int, life: int, *, server: bool = False) -
             made.stop_after = chance.randint(200, 900)
     elif what < 0.85:
         points = {**WORKER_POINTS, **SERVER_POINTS} if server else WORKER_POINTS
+        if chance.random() < 0.6:
+            points = TREE_POINTS
         made.faults.append((_point(chance, points), chance.choice(("before", "after"))))
     elif what < 0.93:
         made.in_order = True
@@ -108,6 +125,8 @@ def life_of_client(seed: int, number: int, life: int, *, server: bool = False) -
         made.faults.append((f"commit#{chance.randint(2, 150)}", "unanswered"))
     if chance.random() < 0.6:
         points = {**CLIENT_POINTS, **SERVER_POINTS} if server else CLIENT_POINTS
+        if chance.random() < 0.4:
+            points = CLIENT_TREE_POINTS
         made.faults.append((_point(chance, points), chance.choice(("before", "after"))))
     return made
 

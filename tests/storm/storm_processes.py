@@ -21,7 +21,10 @@ from typing import Any
 
 import storm_places
 from crash_world import read
+from storm_forest import HEARERS, TREE_JOBS, define_trees, plain
 from storm_jobs import Bodies, define
+from storm_tree_checker import is_body
+from storm_trees import KINDS, node_of, root_place, tree_of
 from storm_wire import Fault, Storming, StormWire, watch_stale_writes
 from storm_world import Line
 
@@ -45,6 +48,13 @@ MOST_OPEN = 48
 POISON = 20
 #: Seconds until somebody asks again to whom the database was away.
 _LATER = 0.05
+#: For as many seconds a run that waits stays in memory.
+WARM = 0.1
+#: Seconds between two looks for runs that may want a signal, and how likely each gets its signal at a look.
+_POST, _SENT = 0.15, 0.15
+#: Of what a client does: trees of runs, and cancels of them while they go on.
+TREES, TREE_CANCELS = 0.06, 0.02
+_ACTIVE = ("pending", "leased", "waiting")
 #: Each client raises the same idempotency keys in the same order.
 RACED = "raced"
 
@@ -58,7 +68,13 @@ def _app(folder: Path, *, works: bool) -> Holdfast:
         polling_interval=POLLING,
         cancel_grace=1.0,
         preserve_steps=True,
+        warm_for=WARM,
     )
+
+
+def _define(app: Holdfast, bodies: Bodies) -> None:
+    define(app, bodies)
+    define_trees(app, bodies)
 
 
 def _wire(folder: Path, world: Line, faults: Collection[Fault]) -> Storming:
@@ -100,7 +116,7 @@ class Worker:
         self.before: dict[str, Any] = {}
         self.wire.attach()
         self.app = _app(folder, works=True)
-        define(self.app, Bodies(self.world, storm_places.of(folder).looker(), LEASE))
+        _define(self.app, Bodies(self.world, storm_places.of(folder).looker(), LEASE))
         watch_stale_writes(self.app, self.world, self.wire.look)
         self.wire.serving = lambda: self.app._engine.committer._serving
 
@@ -142,13 +158,14 @@ class Client:
         self.world.tell("up", role="client", number=number)
         self.wire.attach()
         self.app = _app(folder, works=False)
-        define(self.app, Bodies(self.world, lambda run, step: True, LEASE))
+        _define(self.app, Bodies(self.world, lambda run, step: True, LEASE))
         self.mine: list[Run[Any]] = []
         self.last = False
         self._healing = threading.Event()
         self._numbers = itertools.count()
         self._tags = itertools.count()
         self._raced = 0
+        self._posted: set[tuple[str, str]] = set()
         if heal:
             self.heal()
 
@@ -156,7 +173,7 @@ class Client:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, self.heal)
         await _begun(self.app)
-        await asyncio.gather(*[self.operations(number) for number in range(LOOPS)])
+        await asyncio.gather(*[self.operations(number) for number in range(LOOPS)], self.carry_signals())
         self.last = True
         await self.last_operations()
         await self.app.stop()
@@ -192,13 +209,13 @@ class Client:
         return answer
 
     def saw(self, run: Run[Any]) -> None:
-        self.world.tell("seen", run=run.id, status=str(run.status), outputs=[run.output])
+        self.world.tell("seen", run=run.id, status=str(run.status), outputs=[plain(run.output)])
 
     def number_of_run(self) -> int:
         """Nobody else triggers with this one."""
         return (self.number * 1000 + self.life) * 100_000 + next(self._numbers)
 
-    async def trigger(self, job: str, n: int, **options: Any) -> Run[Any] | None:
+    async def trigger(self, job: str, n: int | str, **options: Any) -> Run[Any] | None:
         handle = self.app.get_job(job)
         assert handle is not None
         key = options.get("idempotency_key")
@@ -254,6 +271,16 @@ class Client:
     async def operation(self, chance: random.Random) -> None:
         some = chance.choice(self.mine) if self.mine else None
         what = chance.random()
+        if what < TREES + TREE_CANCELS:
+            trees = [run for run in self.mine if run.job_name in KINDS and not run.is_terminal]
+            if what < TREES or not trees:
+                place = root_place(self.seed, self.number_of_run())
+                await self.trigger(tree_of(place).kind, place)
+            else:
+                cancelled = chance.choice(trees)
+                await self.ask("cancel", cancelled.id, self.app.cancel(cancelled.id))
+            return
+        what = chance.random()
         if what < 0.22 or some is None:
             job = chance.choice(("order", "order", "batch", "fan", "flaky", "again", "doomed", "narrow", "narrow"))
             priority = chance.choice((None, None, 0, 5))
@@ -271,6 +298,8 @@ class Client:
             await self.trigger_many(chance)
         elif what < 0.62:
             await self.ask("cancel", some.id, self.app.cancel(some.id))
+        elif some.job_name in KINDS and what < 0.74:
+            await self.look_at(some)  # the place of a tree is one root's, and it is looked at as a whole
         elif what < 0.70 and some.job_name != "poison":
             await self.ask("retrigger", some.id, self.app.retrigger(some.id))
         elif what < 0.74 and some.idempotency_key is None:
@@ -309,10 +338,53 @@ class Client:
                 # Who is not there was deleted, or is older than all of these.
                 self.mine = [there.get(run.id, run) for run in self.mine if run.id in there]
 
+    # -- signals -----------------------------------------------------------------------------------------------
+
+    async def carry_signals(self) -> None:
+        """To runs of trees, of whichever client, now and then: some do not wait for theirs yet, others do."""
+        chance = random.Random(f"{self.seed} {self.number} {self.life} signals")
+        while not self._healing.is_set():
+            await self.post(chance, _SENT)
+            await asyncio.sleep(_POST)
+
+    async def post(self, chance: random.Random, likely: float) -> bool:
+        """Send signals that runs will wait for, or do; False if no run of a tree goes on."""
+        try:
+            there = await self.app.get_runs(job=TREE_JOBS, status=_ACTIVE, limit=1000)
+        except HoldfastError:
+            return True
+        wanted = [
+            (run, act)
+            for run in there if run.job_name in HEARERS
+            for act in node_of(run.input["n"]).acts
+            if act.what == "hear" and (run.id, act.name) not in self._posted
+        ]  # fmt: skip
+        await asyncio.gather(
+            *[self.send(run.id, act.name, act.value) for run, act in wanted if chance.random() < likely]
+        )
+        return bool(there)
+
+    async def send(self, run: str, name: str, value: int) -> None:
+        tag = f"{run} {name}"
+        self.world.tell("asked", op="signal", tag=tag, client=self.number)
+        try:
+            await self.app.send_signal(run, name, value, key="once")
+        except (ConflictError, NotFoundError) as error:
+            self.world.tell("refused", op="signal", tag=tag, run=run, error=str(error))
+        except HoldfastError as error:
+            self.world.tell("unknown", op="signal", tag=tag, error=repr(error))
+            await asyncio.sleep(_LATER)
+            return
+        else:
+            self.world.tell("ok", op="signal", tag=tag, run=run)
+        self._posted.add((run, name))
+
     # -- after it ----------------------------------------------------------------------------------------------
 
     async def last_operations(self) -> None:
         """Once nothing is struck any more everything must be answered: first what earlier lives got no answer to."""
+        while await self.post(random.Random(0), 1.0):  # noqa: ASYNC110 - what runs do in other processes
+            await asyncio.sleep(_POST)
         events = [event for event in read(self.folder / "world.log") if event.get("op") == "trigger"]
         answered = {event["tag"] for event in events if event["ev"] in ("ok", "refused")}
         for event in events:
@@ -339,16 +411,20 @@ async def read_all(folder: Path, closely: list[str]) -> None:
     """What every reader sees of every run; `closely`, over all ways there are."""
     world = Line(folder / "world")
     app = _app(folder, works=False)
-    define(app, Bodies(world, lambda run, step: True, LEASE))
+    _define(app, Bodies(world, lambda run, step: True, LEASE))
     for run in await app.get_runs(limit=None):
-        world.tell("seen", run=run.id, status=str(run.status), outputs=[run.output], last=True)
+        world.tell("seen", run=run.id, status=str(run.status), outputs=[plain(run.output)], last=True)
     for id in closely:
         one = await app.get_run(id)
         assert one is not None
-        outputs = [one.output, (await one.wait(timeout=20)).output]
+        outputs = [plain(one.output), plain((await one.wait(timeout=20)).output)]
         with contextlib.suppress(RunFailed, RunCancelled):
-            outputs.append(await one.result(timeout=20))
-        steps = {step.name: step.output for step in await app.get_steps(id) if str(step.status) == "completed"}
+            outputs.append(plain(await one.result(timeout=20)))
+        steps = {
+            step.name: step.output
+            for step in await app.get_steps(id)
+            if str(step.status) == "completed" and (one.job_name not in TREE_JOBS or is_body(step.name))
+        }
         lines = [line.message for line in await app.get_logs(id)]
         world.tell("seen", run=id, status=str(one.status), outputs=outputs, steps=steps, lines=lines, last=True)
     await app.stop()

@@ -18,11 +18,16 @@ from crash_world import World
 from storm_world import Line
 
 from holdfast import Holdfast
+from holdfast.store.base import Taken
 
 T = TypeVar("T")
 
 #: What only the holder of a lease may do: the verbs of the store.
-FENCED = ("save_steps", "finish", "renew_leases", "save_progress", "save_logs", "save_attempts")
+FENCED = (
+    "save_steps", "finish", "renew_leases", "save_progress", "save_logs", "save_attempts", "save_waits", "take_signals",
+)  # fmt: skip
+#: Verbs whose rounds have points at their commit, too: of waits and trees.
+COMMITTED = ("save_waits", "take_signals", "finish", "send_signals", "cancel", "cancel_below")
 Fault = tuple[str, str]
 
 
@@ -62,12 +67,18 @@ class Storming(Wire):
         point = self.point(name)
         self.strike(point, "before")
         self.strike(point, "paused")
-        if name == "begin" and threading.current_thread().name == "holdfast-commit":
-            for verb in sorted({ticket.verb for ticket in self.serving()}):
+        committing = threading.current_thread().name == "holdfast-commit"
+        verbs = sorted({ticket.verb for ticket in self.serving()}) if committing and name in ("begin", "commit") else []
+        if name == "begin":
+            for verb in verbs:
                 self.strike(self.point(f"begin with {verb}"), "paused")
+        points = [self.point(f"commit with {verb}") for verb in verbs if name == "commit" and verb in COMMITTED]
+        for one in points:
+            self.strike(one, "before")
         answer = ask()
-        self.strike(point, "after")
-        if self.strike(point, "unanswered"):
+        for one in (point, *points):
+            self.strike(one, "after")
+        if [one for one in (point, *points) if self.strike(one, "unanswered")]:
             lose()
         return answer
 
@@ -145,6 +156,8 @@ def _stale(look: Look, connection: Any, rows: Sequence[Any]) -> dict[int, tuple[
 
 
 def _lease_of(row: Any) -> tuple[str, int]:
+    if (wait := getattr(row, "wait", None)) is not None:
+        return wait.run_id, row.generation
     for part in ("lease", "step", "attempt", "line", "row"):
         if (one := getattr(row, part, None)) is not None:
             return one.run_id, one.generation
@@ -152,6 +165,8 @@ def _lease_of(row: Any) -> tuple[str, int]:
 
 
 def _accepted(answer: Any) -> bool:
+    if isinstance(answer, Taken):
+        return answer.status in ("taken", "late")
     return bool(getattr(answer, "accepted", answer))
 
 
@@ -161,6 +176,8 @@ _CONTENT = {
     "save_attempts": "select count(*) from holdfast_step_attempts where run_id = :run and generation = :generation ",
     "save_logs": "select count(*) from holdfast_logs where run_id = :run and generation = :generation ",
     "save_progress": "select progress, updated_at from holdfast_progress where run_id = :run ",
+    "save_waits": "select key, until, created_at from holdfast_waits where run_id = :run order by key ",
+    "take_signals": "select id, consumed_by from holdfast_signals where run_id = :run order by id ",
     "finish": "select status, output, attempt, completed_at from holdfast_runs where id = :run ",
     "renew_leases": "select lease_expires_at from holdfast_runs where id = :run ",
 }

@@ -82,7 +82,8 @@ def told(figures: dict[str, Any]) -> str:
     return (
         f"{counts['runs ended']} runs, {counts['kills']} kills, {counts['stops past the lease']} stops past the lease, "
         f"{restarts}{counts['takeovers']} takeovers, {counts['stale writes attempted']} stale writes attempted, "
-        f"0 accepted, {counts['step bodies run again']} of {counts['step bodies begun']} bodies run again: "
+        f"0 accepted, {counts['step bodies run again']} of {counts['step bodies begun']} bodies run again, "
+        f"{counts['trees']} trees of {counts['nodes']} runs with {counts['wake-ups']} wake-ups: "
         f"{figures['command']}"
     )
 
@@ -115,7 +116,10 @@ def test_the_same_seed_plans_the_same_faults() -> None:
     assert plan(7, hashes="1") == lives
     assert plan(8) != lives
     assert len(lives.splitlines()) == 330
-    for kind in ("before commit", "after save_steps", "unanswered commit", "paused begin with finish", "stopped after"):
+    for kind in (
+        "before commit", "after save_steps", "unanswered commit", "paused begin with finish", "stopped after",
+        " wake#", " save_waits#", " take_signals#", "commit with save_waits#", "paused begin with save_waits#",
+    ):  # fmt: skip
         assert kind in lives
     assert lives.count(" fast ") == lives.count(" immediate ") == 5
 

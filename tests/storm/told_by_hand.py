@@ -25,11 +25,14 @@ class Told:
         self.unlabelled: list[str] = []
         self.integrity = ["ok"]
         self.bad_rows: dict[str, str] = {}
+        self.waits: list[dict[str, Any]] = []
+        self.signals: list[dict[str, Any]] = []
 
     def check(self) -> Findings:
         history = History(
-            self.events, self.audit, dict(self.runs), self.steps, self.unlabelled, self.orphans, self.integrity
-        )
+            self.events, self.audit, dict(self.runs), self.steps, self.unlabelled, self.orphans, self.integrity,
+            waits=self.waits, signals=self.signals,
+        )  # fmt: skip
         return StormChecker(history, bad_rows=self.bad_rows).check()
 
     def tell(self, what: str, pid: int = FIRST, **more: Any) -> int:

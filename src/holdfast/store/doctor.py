@@ -15,6 +15,7 @@ from ..basis.clock import to_datetime
 from ..basis.errors import HoldfastError, Outdated, ValidationError
 from ..basis.failures import Failure
 from ..basis.values import shape_of
+from ..model.wait import WHICH
 from .base import Store
 from .schema import AWAY
 
@@ -203,7 +204,7 @@ def _in_runs(rows: list[Any]) -> Iterator[str]:
 
 def _in_steps(rows: list[Any]) -> Iterator[str]:
     for run_id, name, status, output, error in rows:
-        fine = _is_failure(error) if status == "failed" else output is None or _is_payload(output)
+        fine = _is_failure(error) if status == "failed" else output is None or _is_which(output) or _is_payload(output)
         if not fine:
             yield f"step {name!r} of {run_id}"
 
@@ -224,6 +225,11 @@ def _is_payload(text: str) -> bool:
     except (Outdated, ValueError, RecursionError):
         return False
     return True
+
+
+def _is_which(text: str) -> bool:
+    """Whether it says only which runs a wait was for."""
+    return text.startswith(WHICH) and text.removeprefix(WHICH).isdecimal()
 
 
 def _is_failure(text: str | None) -> bool:
