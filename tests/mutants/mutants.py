@@ -294,6 +294,46 @@ def _takes_its_write_along(awaiting: Any) -> Any:
     return planted
 
 
+#: By store: the runs above those that have ended, as they are to be woken some time later.
+_late: weakref.WeakKeyDictionary[Any, list[str]] = weakref.WeakKeyDictionary()
+
+
+def _leaves_the_wake_for_later(after_ends: Any) -> Any:
+    """Who ends notes down, in memory, who may have to be woken."""
+
+    def planted(self: Any, tx: Any, ended: Any) -> None:
+        _late.setdefault(self, []).extend(parent for _, parent, _ in ended if parent is not None)
+        after_ends(self, tx, [(run_id, None, tree) for run_id, _, tree in ended])
+
+    return planted
+
+
+def _wakes_what_was_left(wake_sleepers: Any) -> Any:
+    """And the next transaction in which sleepers are woken does it."""
+
+    def planted(self: Any, tx: Any) -> None:
+        self._wake(tx, _late.pop(self, []))
+        wake_sleepers(self, tx)
+
+    return planted
+
+
+def _saves_ends_of_waits_for_anybody(save_steps: Any) -> Any:
+    """The checkpoint of a wait counts as if it came from whoever has the lease."""
+
+    def planted(self: Any, tx: Any, saves: Any) -> Any:
+        said = []
+        for save in saves:
+            if save.ends_wait:
+                for _, generation, status, owner in self._ask(tx.connection, "states", [save.step.run_id]):
+                    if status == "leased":
+                        save = save._replace(owner=owner, step=save.step._replace(generation=generation))
+            said.append(save)
+        return save_steps(self, tx, said)
+
+    return planted
+
+
 def _by_the_time_of_the_beginning(statements: Any) -> Any:
     """The time of a PostgreSQL transaction is when it began, however long it has waited for a lock."""
 
@@ -386,6 +426,7 @@ for _word, _status, _test in (
     ("completion", "completed", "endings_of_lost_leases_are_refused_and_told_what_the_run_is"),
     ("failure", "failed", "endings_of_lost_leases_are_refused_and_told_what_the_run_is"),
     ("hand-back", "pending", "endings_of_lost_leases_are_refused_and_told_what_the_run_is"),
+    ("suspension", "waiting", "endings_of_lost_leases_are_refused_and_told_what_the_run_is"),
 ):
     _add(f"{_word} without its fence", _unfenced_for(_status), tests=(_STORE + _test,))
 _add(
@@ -945,6 +986,13 @@ _add(
     crash=("last end", "after", "I2"),
 )
 _add(
+    "wake outside of the transaction of the end",
+    Patch("store.below:Below._after_ends", _leaves_the_wake_for_later),
+    Patch("store.below:Below._wake_sleepers", _wakes_what_was_left),
+    tests=(_STORE + "the_last_end_below_wakes_the_run_above",),
+    crash=("last end", "after", "I2"),
+)
+_add(
     "signal that wakes nobody",
     Code("store.below:Below.send_signals", ('if answer.status == "sent"', "if False")),
     tests=(_STORE + "a_signal_wakes_the_run_that_waits_for_it",),
@@ -964,6 +1012,19 @@ _add(
     ),
     tests=(_STORE + "what_came_before_the_suspension_wakes_the_run_at_once",),
 )
+_SINCE = " and {}.created_at > (select w.created_at from holdfast_waits as w where w.run_id = r.id and w.key = {})"
+_add(
+    "signal lost that came before the wait",
+    Statement(
+        "take_signals",
+        "where u.run_id = r.id and u.name = e.value ->> 4 and u.consumed_by is null",
+        "where u.run_id = r.id and u.name = e.value ->> 4 and u.consumed_by is null"
+        + _SINCE.format("u", "e.value ->> 3"),
+    ),
+    Statement("wake", "and s.consumed_by is null", "and s.consumed_by is null and s.created_at > w.created_at"),
+    tests=("engine/test_signals_to_runs.py::test_s6_a_signal_that_was_sent_before_is_there",),
+    crash=("signal, early", "after", "I2"),
+)
 _add(
     "signal taken without its checkpoint",
     Code("store.below:Below.take_signals", ("self.save_steps(tx, saves)", "[True] * len(saves)")),
@@ -980,6 +1041,11 @@ _add(
     Statement("save_waits", _fence(2, 0)),
     tests=(_STORE + "waits_of_lost_leases_are_refused",),
     crash=("sleep", "paused", "I7"),
+)
+_add(
+    "checkpoint of a wait without its fence",
+    Patch("store.relational:Relational.save_steps", _saves_ends_of_waits_for_anybody),
+    tests=(_STORE + "a_refused_step_ends_no_wait",),
 )
 _add(
     "runs below written once more with a wait that is known",

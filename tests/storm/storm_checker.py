@@ -326,7 +326,8 @@ class StormChecker(Checker):
                 words = f"{in_a_row[run]} leases lost in a row"
                 self.need(in_a_row[run] <= MOST_CRASHES, "I14", words, run)
         for id, run in self.runs.items():
-            if run["error_type"] == "WorkerCrashed":
+            # Who was above such a run may have its error, too.
+            if (run["status"], run["error_type"]) == ("failed", "WorkerCrashed"):
                 words = f"given up after {in_a_row[id]} leases lost in a row"
                 self.need(in_a_row[id] == MOST_CRASHES, "I14", words, id)
                 self.found.counts["given up"] += 1
