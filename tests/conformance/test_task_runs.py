@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from conformance_jobs import LONG, Gate
+from conformance_jobs import LONG, Gate, Heard
 from conformance_tree import double, ended, family, told
 
 from holdfast import (
@@ -89,6 +90,7 @@ def test_three_cancels_at_once_are_one(house: House) -> None:
         return gate()
 
     with house.app(held) as app:
+        heard = Heard(app, "run:cancel")
         for started in (True, False):
             run = app.jobs.held.options(delay=0 if started else 60).trigger().wait(LONG)
             if started:
@@ -103,6 +105,7 @@ def test_three_cancels_at_once_are_one(house: House) -> None:
             assert sorted(answers) == ["cancelled", "conflict", "conflict"]
             assert str(run.refresh().wait(LONG).status) == "cancelled"
         gate.open()
+    assert heard.types == ["run:cancel"] * 2
 
 
 def test_right_after_a_cancel_the_function_may_still_be_executing_and_is_gone_later(house: House) -> None:
@@ -140,6 +143,17 @@ def test_a_delay_goes_before_the_first_attempt_only() -> None:
         created = clock.now()
         assert str(ended(app, run).status) == "completed"
     assert [time - created for time in times] == [250_000, 250_000]
+
+
+@pytest.mark.parametrize("given", [{"delay": 0}, {"run_at": datetime(2001, 1, 1, tzinfo=UTC)}], ids=["none", "moment"])
+def test_no_delay_at_a_trigger_goes_before_that_of_the_job(given: dict[str, Any]) -> None:
+    @job(delay="1h")
+    async def work() -> None: ...
+
+    with app_for_tests(work) as app:
+        run = app.jobs.work.options(**given).trigger().wait()
+        drain(app).wait()
+        assert run.refresh().wait().is_terminal
 
 
 def test_a_retry_must_say_how_often() -> None:

@@ -236,6 +236,21 @@ class Cancelled(NamedTuple):
     accepted: bool
 
 
+def the_first_counts(answers: Iterable[Cancelled]) -> list[Cancelled]:
+    """Of several cancels of one run in one call the first has done it, and the others come after that.
+
+    Otherwise each of them would tell everybody that the run was cancelled.
+    """
+    done: set[str] = set()
+    told = []
+    for answer in answers:
+        again = answer.accepted and answer.run is not None and answer.run.id in done
+        told.append(answer._replace(previous="cancelled", accepted=False) if again else answer)
+        if answer.accepted and answer.run is not None:
+            done.add(answer.run.id)
+    return told
+
+
 class Sweep(NamedTuple):
     """Take back leases that ran out, at most `limit`.
 
@@ -546,7 +561,7 @@ class Store(ABC):
 
     @abstractmethod
     def cancel(self, tx: Tx, run_ids: Sequence[str]) -> list[Cancelled]:
-        """Cancel runs that have not ended."""
+        """Cancel runs that have not ended. The second of one call meets the first."""
 
     @abstractmethod
     def cancel_below(self, tx: Tx, limits: Sequence[int]) -> list[list[RunRow]]:

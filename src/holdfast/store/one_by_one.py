@@ -46,6 +46,7 @@ from .base import (
     Triggered,
     Tx,
     conflict_in,
+    the_first_counts,
 )
 from .below_one_by_one import BelowOneByOne, SignalRow
 
@@ -209,7 +210,7 @@ class OneByOne(BelowOneByOne):
             was = before.get(run_id)
             accepted = was in RunStatus.active() or (tx.replay and was == RunStatus.CANCELLED)
             answers.append(Cancelled(rows.get(run_id), was, accepted))
-        return answers
+        return the_first_counts(answers)
 
     def delete(self, tx: Tx, run_ids: Sequence[str]) -> list[Deleted]:
         found = {run_id: self._forgettable(tx, run_id) for run_id in run_ids}

@@ -47,6 +47,7 @@ from .base import (
     Triggered,
     Tx,
     conflict_in,
+    the_first_counts,
 )
 from .below import Below
 
@@ -203,7 +204,7 @@ class Relational(Below):
         rows = {row.id: row for row in self.find_runs(tx.connection, RunFilter(ids=tuple(ids)))}
         if tx.replay:
             cancelled.update(run_id for run_id in ids if before.get(run_id) == "cancelled")
-        return [Cancelled(rows.get(i), before.get(i), i in cancelled) for i in run_ids]
+        return the_first_counts(Cancelled(rows.get(i), before.get(i), i in cancelled) for i in run_ids)
 
     def delete(self, tx: Tx, run_ids: Sequence[str]) -> list[Deleted]:
         found = self._forgettable(tx, run_ids)
