@@ -224,7 +224,7 @@ class Holdfast(Managing):
         /,
         *,
         max_iterations: int,
-        delay: Duration | Callable[[int], Duration] = 0,
+        delay: Duration | Callable[[int], Duration] | None = None,
     ) -> Job[P, LoopResult[T]]: ...
     @overload
     def loop(
@@ -234,14 +234,14 @@ class Holdfast(Managing):
         /,
         *,
         max_iterations: int,
-        delay: Duration | Callable[[int], Duration] = 0,
+        delay: Duration | Callable[[int], Duration] | None = None,
     ) -> Job[P, LoopResult[T]]: ...
-    def loop(self, name: str, iteration: Any, /, *, max_iterations: int, delay: Any = 0) -> Any:
+    def loop(self, name: str, iteration: Any, /, *, max_iterations: int, delay: Any = None) -> Any:
         """A job whose runs are runs of the iteration, one after the other, until one returns `Done(value)`.
 
         Its output is `LoopResult(True, value)`, or `LoopResult(False)` after `max_iterations`. Each iteration gets the
-        same input. `delay` goes before each of them; a function gets its number, from 0. If an iteration has no output,
-        the loop ends as `finalize_failed`, naming it.
+        same input. `delay` goes before each of them, instead of the iteration's own; a function gets its number,
+        from 0. If an iteration has no output, the loop ends as `finalize_failed`, naming it.
         """
         if isinstance(iteration, Job):
             inner = self.register(iteration)._definition

@@ -247,7 +247,7 @@ class Job(Generic[P, R_co]):
         if delay is not None:
             given = replace(given, delay=micros(delay, "delay"), run_at=None)
         if run_at is not None:
-            given = replace(given, run_at=checked_moment(run_at), delay=0)
+            given = replace(given, run_at=checked_moment(run_at), delay=None)
         if labels is not None:
             all_labels = {**(given.labels or {}), **checked_labels(labels)}
             checked_labels({**self._definition.labels, **all_labels})  # together they may be too many

@@ -236,14 +236,17 @@ class Managing(Watching):
             raise ValidationError(f"wake: {shown(job)} is not a sleeping job. Make it with app.sleeping(…).")
         if error is None:
             shape: Any = job._definition.output
-            said = written(shape.keep(output, "output").text)
+            kept = shape.keep(output, "output").text
+            check_size(kept, self._engine.options.max_output_bytes, "output")
+            said = written(kept)
         else:
             kind = type(error).__name__ if isinstance(error, BaseException) else None
             said = {"error": fit(error) if isinstance(error, BaseException) else error, "error_type": kind}
         engine, call = self._engine, job._bound(key)
         self._check(call, "wake")
         text = to_json(said).decode()
-        check_size(text, engine.options.max_input_bytes, "output")
+        if error is not None:
+            check_size(text, engine.options.max_input_bytes, "error")
         reply: Reply[Run[R]] = Reply(f"wake of {job.name} {key}")
         triggered = self._trigger(call)
 
