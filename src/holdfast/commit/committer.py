@@ -169,6 +169,11 @@ class Committer:
         """How many tickets are in the line or being served; a batch counts as what it holds."""
         return self._outstanding
 
+    def has_part_in_line(self, verb: str) -> bool:
+        """Whether a part of this verb is in the line, and its round has not begun."""
+        with self._door:
+            return any(ticket.verb == verb for ticket in self._bulk)
+
     @property
     def tally(self) -> Tally:
         """What was served, in figures."""

@@ -428,8 +428,12 @@ class Engine:
         self.hub.ended(rows)
 
     def cancel_below(self) -> None:
-        """Cancel what is left below runs that have ended without their output. Any thread."""
-        self.committer.join(self.cancelling_below(), pass_always=True)
+        """Cancel what is left below runs that have ended without their output. Any thread.
+
+        Who is in the line for that already looks at all of them, however many ends came meanwhile.
+        """
+        if not self.committer.has_part_in_line("cancel_below"):
+            self.committer.join(self.cancelling_below(), pass_always=True)
 
     def cancelling_below(self) -> Ticket[Any]:
         """The next of them. Whoever looks after the database later does it, too, if this is lost."""

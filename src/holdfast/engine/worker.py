@@ -432,7 +432,9 @@ class Worker:
         expire.then = expired
         deadlines = _unasked("pass_deadlines", sweep.limit)
         deadlines.then = passed
-        return [*self.engine.keeper.renewals(), expire, deadlines, self.engine.cancelling_below(), *here]
+        asked = self.engine.committer.has_part_in_line("cancel_below")
+        below = [] if asked else [self.engine.cancelling_below()]
+        return [*self.engine.keeper.renewals(), expire, deadlines, *below, *here]
 
     # -- one by one --------------------------------------------------------------------------------------------
 
