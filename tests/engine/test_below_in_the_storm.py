@@ -36,7 +36,7 @@ def test_the_doctor_reads_what_a_wait_for_several_runs_has_saved() -> None:
 
 
 def test_however_many_ends_come_at_once_what_is_below_them_is_asked_for_once() -> None:
-    """Otherwise each end of a tree without output has a round of its own, and a database that is slow never catches up."""
+    """Otherwise each end of a tree has a round of its own, and a database that is slow never catches up."""
     with app_for_tests(leaf) as app:
         app.get_runs().wait()
         engine = app._engine
