@@ -194,6 +194,7 @@ ROWS = [
             Row(f"{'  ' if done else 'beside no tree, '}a run of others begins, p99 ms", "tree", f"{phase}_here_p99",
                 1, True),
             Row("  the same, in another process", "tree", f"{phase}_away_p99", 1, True),
+            *([Row("  CPU of a transaction, p99 ms", "tree", f"{phase}_round_p99", 1, True)] if done else []),
         )
     ],
     Row("1 worker process, runs per s", "workers_1"),
