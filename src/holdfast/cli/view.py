@@ -176,8 +176,8 @@ def run_table(run: Run[Any], steps: Iterable[StepRecord] = ()) -> Table:
     fact("job", plain_line(run.job_name))
     fact("status", status)
     waits = [] if run.is_terminal else [open_wait(step) for step in steps if step.status == "waiting"]
-    for said in waits[:_WAITS_SHOWN] or [run.waiting_for]:
-        fact("waits for", said and plain_line(said, 3 * room))
+    for said in waits[:_WAITS_SHOWN] or [run.waiting_for or ""]:
+        fact("waits for", plain_line(said, 3 * room))
     if len(waits) > _WAITS_SHOWN:
         fact("", f"… and {len(waits) - _WAITS_SHOWN} more")
     above = run.parent_id and run.parent_id + (
