@@ -29,7 +29,7 @@ PROBE_EVERY = 0.02
 #: Sleepers that wake in a second.
 WAKING = 500
 #: Seconds until the first of the sleepers wakes, beside what it takes to make them and to look at them.
-START = 4.0
+START = 8.0
 #: Seconds for which nothing happens before a tree is built.
 QUIET = 2.0
 
@@ -221,7 +221,7 @@ def _tree(url: str, branches: int, leaves: int) -> dict[str, float]:
         for where, found in samples.items():
             took = [latency for at, latency in found if begin <= at < end]
             figures |= {f"{name}_{where}_{figure}": value for figure, value in _told(took).items()}
-    found = [figures[f"{name}_here_p99"] for name in ("build", "cancel", "purge")]
+    found = [figures.get(f"{name}_here_p99", 0.0) for name in ("build", "cancel", "purge")]
     return {"p99": max(found), "runs": total, **figures}
 
 
