@@ -162,7 +162,7 @@ ROWS = (
     ("waits written down", "waits"),
     ("suspensions", "suspensions"),
     ("wake-ups", "wake-ups"),
-    *((f"  by {kind}", f"woken by {kind}") for kind in (*WOKEN_BY, "one of several")),
+    *((f"  by {kind}", f"woken by {kind}") for kind in (*WOKEN_BY, "signal that never comes", "one of several")),
     ("signals taken", "signals taken"),
     ("  sent before anybody waited", "signals sent before the wait"),
     ("  sent to who waited", "signals sent to a wait"),
