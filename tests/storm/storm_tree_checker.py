@@ -204,7 +204,9 @@ class Forest:
                 continue  # I2, I14
             if status == "cancelled":
                 asked = run["parent_id"] is None and id in self.checker.cancelled
-                below = run["error_type"] == "ParentEnded" and self.ended_above(id) is not None
+                # Of a run that had been tried before, the error of its last attempt may still be there.
+                named = run["error_type"] == "ParentEnded" or run["attempt"] > 0
+                below = named and self.ended_above(id) is not None
                 self.need(asked or below, "S7", f"{place} is cancelled ({run['error_type']}), for no reason", id)
                 continue
             meant = self.readings[root_of(place)].outcomes.get(place)
