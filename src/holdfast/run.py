@@ -1,4 +1,7 @@
-"""A run as users see it: a picture of its row at one moment, and what can be done with it."""
+"""A run as users see it: a picture of its row at one moment, and what can be done with it.
+
+Long because its steps, their tries, its waits and its log lines are shown with it, by the same few rules.
+"""
 
 from __future__ import annotations
 

@@ -82,7 +82,6 @@ def below(app: Holdfast) -> None:
         return Done(7) if wanted == 0 else None
 
     app.loop("poll", look, max_iterations=2, delay="1d")
-    app.sequence("in_a_row", double, double)
 
 
 @job
@@ -153,7 +152,6 @@ def test_runs_below_are_killed_at_their_steps_and_ends_too() -> None:
         ("parent", 3, {"before", "(return)", "(children)", "(children)[1] / grow", f"(finalize) / {END}"}),
         ("grand", 3, {"gathers()", "gathers() / gather(double)", "gathers() / gather(double)[1] / grow"}),
         ("poll", 1, {"iteration", "iteration / look", "iteration#1 / look"}),
-        ("in_a_row", 3, {"1. double", "1. double / grow", "2. double / grow"}),
     ],
 )
 def test_trees_of_every_kind_survive_every_crash(name: str, given: Any, struck: set[str]) -> None:
