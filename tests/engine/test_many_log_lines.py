@@ -66,7 +66,7 @@ def test_a_tight_loop_of_log_lines_waits_for_the_disk(tmp_path: Path, colour: st
         assert run.result(LONG).wait() == MANY
         longest = app.stats().longest_line
     assert stood <= module._MOST_UNSAVED
-    assert longest <= module._MOST_UNSAVED + 20  # and a handful of claims, renewals and sweeps
+    assert longest <= module._MOST_UNSAVED * 1.1  # and some claims, renewals and sweeps
     lines = rows(tmp_path / "app.db", "select message from holdfast_logs order by id")
     assert [line for (line,) in lines] == [f"line {n}" for n in range(MANY)]
 

@@ -85,7 +85,7 @@ class SharedConnection(FileConnection):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.turn = _Turn(weakref.ref(self))
+        self.turn: _Turn = _Turn(weakref.ref(self))
 
     def lend(self) -> None:
         """From now on it is the function's, within limits."""
