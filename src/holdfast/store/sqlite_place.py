@@ -20,20 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..basis.errors import StoreUnavailable
 
-
-class NumberedConnection(sqlite3.Connection):
-    """Takes `?1` for the number that it is.
-
-    Python 3.12.0 to 3.12.3 take it for a name, and warn of every statement that has one (python/cpython#117995).
-    """
-
-    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
-        return super().execute(sql, _by_number(parameters) if _NUMBERED.search(sql) else parameters)
-
-    def executemany(self, sql: str, parameters: Iterable[Any], /) -> sqlite3.Cursor:
-        return super().executemany(sql, map(_by_number, parameters) if _NUMBERED.search(sql) else parameters)
-
-
+_TAKES_NUMBERS_FOR_NAMES = (3, 12) <= sys.version_info < (3, 12, 4)
+"""Python 3.12.0 to 3.12.3 do, and warn of every statement that has one (python/cpython#117995)."""
 _NUMBERED = re.compile(r"\?\d")
 
 
@@ -41,7 +29,27 @@ def _by_number(parameters: Any) -> Any:
     return {str(number): value for number, value in enumerate(parameters, 1)}
 
 
-if TYPE_CHECKING or not (3, 12) <= sys.version_info < (3, 12, 4):
+def numbered(sql: str, parameters: Any) -> Any:
+    """The values of one execution, so that this Python takes `?1` for the number that it is."""
+    return _by_number(parameters) if _TAKES_NUMBERS_FOR_NAMES and _NUMBERED.search(sql) else parameters
+
+
+def all_numbered(sql: str, parameters: Iterable[Any]) -> Iterable[Any]:
+    """Those of several."""
+    return map(_by_number, parameters) if _TAKES_NUMBERS_FOR_NAMES and _NUMBERED.search(sql) else parameters
+
+
+class NumberedConnection(sqlite3.Connection):
+    """Takes `?1` for the number that it is."""
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        return super().execute(sql, numbered(sql, parameters))
+
+    def executemany(self, sql: str, parameters: Iterable[Any], /) -> sqlite3.Cursor:
+        return super().executemany(sql, all_numbered(sql, parameters))
+
+
+if TYPE_CHECKING or not _TAKES_NUMBERS_FOR_NAMES:
     Connection = sqlite3.Connection
 else:
     Connection = NumberedConnection
