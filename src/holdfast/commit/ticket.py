@@ -57,7 +57,7 @@ class Ticket(Reply[T], Generic[T]):
     engine code only, short, and never a user's.
     """
 
-    __slots__ = ("count", "joined_at", "row", "then", "verb", "weight")
+    __slots__ = ("count", "joined_at", "row", "then", "unless", "verb", "weight")
 
     def __init__(
         self,
@@ -69,6 +69,7 @@ class Ticket(Reply[T], Generic[T]):
         then: Callable[[Any], None] | None = None,
         weight: int = 0,
         count: int = 1,
+        unless: Callable[[], Exception | None] | None = None,
     ) -> None:
         super().__init__(what or verb, convert)
         self.verb: Verb = verb
@@ -78,6 +79,8 @@ class Ticket(Reply[T], Generic[T]):
         """About how many bytes it brings along."""
         self.count: int = count
         """As how many tickets it counts: a batch is as long as what it holds."""
+        self.unless: Callable[[], Exception | None] | None = unless
+        """Asked in the writing thread before its round: why it must not go now. It is answered with that."""
         self.joined_at: float = 0.0
         """`clock.steady()` when it came into the line."""
 
