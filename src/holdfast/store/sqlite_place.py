@@ -69,6 +69,8 @@ class FileConnection(Connection):
     wal: Mark | None = None
     size: int = 0
     """Bytes of the file when it was last looked at. It only grows, but for a `vacuum`."""
+    opening: int = 0
+    """How often the file had turned out to be read-only when this one was opened."""
 
 
 class Place:
@@ -80,6 +82,7 @@ class Place:
         self.wal_path: str = path + "-wal"
         self.known: str | None = None
         """The id of the database that was opened here. Only that one is served from now on."""
+        self._openings = 0
         self._doubtful: Mark | None = None
         self._left_over: tuple[Mark, int, int] | None = None
 
@@ -112,7 +115,7 @@ class Place:
         found = _stat(self.path)
         if found is None or (before is not None and _mark(before) != _mark(found)):
             raise self._moved(found is None)
-        connection.file, connection.size = _mark(found), found.st_size
+        connection.file, connection.size, connection.opening = _mark(found), found.st_size, self._openings
         if (wal := _stat(self.wal_path)) is not None:
             connection.wal = _mark(wal)
 
@@ -132,8 +135,18 @@ class Place:
 
     # -- in use ------------------------------------------------------------------------------------------------
 
+    def was_read_only(self) -> None:
+        """Nobody goes on with a connection of before.
+
+        All connections of a process share how SQLite has opened the -shm file, so as long as one of them is left that
+        found it read-only, the file stays read-only for this process whatever its mode is now.
+        """
+        self._openings += 1
+
     def _is_there(self, connection: FileConnection) -> None:
         """Refuse to go on unless the file at the path is that of the connection, and as long as it was."""
+        if connection.opening != self._openings:
+            raise self._unavailable(f"the file {self.path} was read-only. It is opened anew.")
         try:
             found = os.stat(self.path)
         except OSError:
