@@ -52,6 +52,8 @@ class Rounds:
         Returns the error if the database itself is in trouble: then the other half need not try.
         """
         parts: list[Sequence[Ticket[Any]]]
+        if not replay and not (tickets := self._may_go(tickets)):
+            return None
         try:
             with inside:
                 answers = self._transaction(tickets, replay=replay)
@@ -79,6 +81,18 @@ class Rounds:
         for part in parts:
             trouble = self.refuse(part, trouble) if trouble else self.serve(part, replay=replay)
         return trouble
+
+    def _may_go(self, tickets: Sequence[Ticket[Any]]) -> Sequence[Ticket[Any]]:
+        """Those that nothing has come up against since they joined the line."""
+        stopped: list[Answer] = [
+            (ticket, None, error)
+            for ticket in tickets
+            if ticket.unless is not None and (error := ticket.unless()) is not None
+        ]
+        if not stopped:
+            return tickets
+        answer(stopped)
+        return [ticket for ticket in tickets if all(ticket is not one for one, _, _ in stopped)]
 
     def _announce(self, answers: list[Answer]) -> None:
         announce(answers)

@@ -61,7 +61,7 @@ class Ticket(Reply[T], Generic[T]):
     engine code only, short, and never a user's.
     """
 
-    __slots__ = ("bulk", "count", "joined_at", "row", "then", "verb", "weight")
+    __slots__ = ("bulk", "count", "joined_at", "row", "then", "unless", "verb", "weight")
 
     def __init__(
         self,
@@ -74,6 +74,7 @@ class Ticket(Reply[T], Generic[T]):
         weight: int = 0,
         count: int = 1,
         bulk: bool = False,
+        unless: Callable[[], Exception | None] | None = None,
     ) -> None:
         super().__init__(what or verb, convert)
         self.verb: Verb = verb
@@ -85,6 +86,8 @@ class Ticket(Reply[T], Generic[T]):
         """As how many tickets it counts: a batch is as long as what it holds."""
         self.bulk: bool = bulk
         """A part of something large: it has a round of its own, and others have one before the next part."""
+        self.unless: Callable[[], Exception | None] | None = unless
+        """Asked in the writing thread before its round: why it must not go now. It is answered with that."""
         self.joined_at: float = 0.0
         """`clock.steady()` when it came into the line."""
 

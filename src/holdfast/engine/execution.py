@@ -403,7 +403,12 @@ class Execution:
             self._used if goes_on else 0,
         )  # fmt: skip
         what = f"the end of run {self.row.id}"
-        return [*self.pending_notes(), Ticket("finish", ending, what=what, weight=len(outcome.output or ""))]
+        # Lines that are refused while it is on its way have to come with it: after the end nobody takes them.
+        unless = None if self._notes is None else self._notes.refused
+        return [
+            *self.pending_notes(),
+            Ticket("finish", ending, what=what, weight=len(outcome.output or ""), unless=unless),
+        ]
 
     def ended_row(self, outcome: Outcome, ended: Ended) -> RunRow:
         """The row as it stands now: nobody but us could change it."""

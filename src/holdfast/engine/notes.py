@@ -254,6 +254,11 @@ class Notes:
         self._forget_saved()
         return bool(self._lines) and any(ticket._error is not None for ticket in list(self._lines))
 
+    def refused(self) -> StoreUnavailable | None:
+        """Why the database has not taken some of the lines that were on their way. In the committing thread."""
+        errors = (ticket._error for ticket in list(self._lines))
+        return next((StoreUnavailable(str(error)) for error in errors if isinstance(error, StoreUnavailable)), None)
+
     def resent(self) -> list[Ticket[Any]]:
         """The lines that a database in trouble has refused, to be sent again."""
         if not self.has_lost:

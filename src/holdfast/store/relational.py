@@ -247,16 +247,7 @@ class Relational(Below):
 
     def trigger(self, tx: Tx, runs: Sequence[NewRun]) -> list[Triggered]:
         now = tx.now
-        rows = [
-            (
-                run.id, run.job_name, run.input, run.queue, run.priority,
-                now + run.delay if run.run_at is None else run.run_at,
-                run.idempotency_key, run.concurrency_key, run.labels, run.tenant, run.codec, run.trace, run.coalesce,
-                run.timeout, run.retry, run.deadline and now + run.deadline,
-                run.parent_id, run.root_id, run.child_index, run.is_finalize, run.awaited_as,
-            )
-            for run in runs
-        ]  # fmt: skip
+        rows = [row_of(run, now) for run in runs]
         new = rows
         if any(run.coalesce == "active" for run in runs):
             there = {row[0] for row in self._ask(tx.connection, "find_active", rows)}
@@ -317,7 +308,7 @@ class Relational(Below):
         self._find(connection, "batch")
         made: list[Triggered] = []
         try:
-            for part in _parts(runs):
+            for part in parts_of(runs):
                 answers = self.trigger(tx, part)
                 if (refused := conflict_in(answers)) is not None:
                     self._find(connection, "undo_batch")
@@ -503,7 +494,7 @@ def _reached(wanted: str) -> tuple[str, ...]:
     return ("waiting", "pending") if wanted == "waiting" else (wanted,)
 
 
-def _parts(runs: Sequence[NewRun]) -> Iterator[Sequence[NewRun]]:
+def parts_of(runs: Sequence[NewRun]) -> Iterator[Sequence[NewRun]]:
     """A batch as a few statements: what a statement gets as one text is bounded, for memory and by SQLite."""
     begin = size = 0
     for end, run in enumerate(runs):
@@ -523,6 +514,17 @@ def _wanted(order: ClaimOrder, room: Mapping[str, int] = MappingProxyType({})) -
 def _trying(save: AttemptSave) -> tuple[Any, ...]:
     """What tells one try from another: by whom, which one, under which generation."""
     return (save.owner, *save.attempt[:5], save.attempt.generation)
+
+
+def row_of(run: NewRun, now: int) -> tuple[Any, ...]:
+    """What `insert_runs` takes of a run."""
+    return (
+        run.id, run.job_name, run.input, run.queue, run.priority,
+        now + run.delay if run.run_at is None else run.run_at,
+        run.idempotency_key, run.concurrency_key, run.labels, run.tenant, run.codec, run.trace, run.coalesce,
+        run.timeout, run.retry, run.deadline and now + run.deadline,
+        run.parent_id, run.root_id, run.child_index, run.is_finalize, run.awaited_as,
+    )  # fmt: skip
 
 
 def _fresh(run: NewRun, run_at: int, now: int) -> RunRow:

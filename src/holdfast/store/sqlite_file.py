@@ -256,6 +256,8 @@ class SqliteFile(Store):
             self._lenient = True
             translated: StoreError = StoreUnavailable(f"{self.name}: {error}. Texts are read leniently from now on.")
         elif code in _IN_TROUBLE:
+            if code == sqlite3.SQLITE_READONLY and not self.in_memory:
+                self._place.was_read_only()
             translated = StoreUnavailable(f"{self.name}: the database {_IN_TROUBLE[code]} ({error}).")
         elif isinstance(error, sqlite3.ProgrammingError):
             translated = StoreUnavailable(f"{self.name}: {error}.")

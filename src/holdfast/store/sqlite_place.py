@@ -20,20 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..basis.errors import StoreUnavailable
 
-
-class NumberedConnection(sqlite3.Connection):
-    """Takes `?1` for the number that it is.
-
-    Python 3.12.0 to 3.12.3 take it for a name, and warn of every statement that has one (python/cpython#117995).
-    """
-
-    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
-        return super().execute(sql, _by_number(parameters) if _NUMBERED.search(sql) else parameters)
-
-    def executemany(self, sql: str, parameters: Iterable[Any], /) -> sqlite3.Cursor:
-        return super().executemany(sql, map(_by_number, parameters) if _NUMBERED.search(sql) else parameters)
-
-
+_TAKES_NUMBERS_FOR_NAMES = (3, 12) <= sys.version_info < (3, 12, 4)
+"""Python 3.12.0 to 3.12.3 do, and warn of every statement that has one (python/cpython#117995)."""
 _NUMBERED = re.compile(r"\?\d")
 
 
@@ -41,7 +29,27 @@ def _by_number(parameters: Any) -> Any:
     return {str(number): value for number, value in enumerate(parameters, 1)}
 
 
-if TYPE_CHECKING or not (3, 12) <= sys.version_info < (3, 12, 4):
+def numbered(sql: str, parameters: Any) -> Any:
+    """The values of one execution, so that this Python takes `?1` for the number that it is."""
+    return _by_number(parameters) if _TAKES_NUMBERS_FOR_NAMES and _NUMBERED.search(sql) else parameters
+
+
+def all_numbered(sql: str, parameters: Iterable[Any]) -> Iterable[Any]:
+    """Those of several."""
+    return map(_by_number, parameters) if _TAKES_NUMBERS_FOR_NAMES and _NUMBERED.search(sql) else parameters
+
+
+class NumberedConnection(sqlite3.Connection):
+    """Takes `?1` for the number that it is."""
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        return super().execute(sql, numbered(sql, parameters))
+
+    def executemany(self, sql: str, parameters: Iterable[Any], /) -> sqlite3.Cursor:
+        return super().executemany(sql, all_numbered(sql, parameters))
+
+
+if TYPE_CHECKING or not _TAKES_NUMBERS_FOR_NAMES:
     Connection = sqlite3.Connection
 else:
     Connection = NumberedConnection
@@ -61,6 +69,8 @@ class FileConnection(Connection):
     wal: Mark | None = None
     size: int = 0
     """Bytes of the file when it was last looked at. It only grows, but for a `vacuum`."""
+    opening: int = 0
+    """How often the file had turned out to be read-only when this one was opened."""
 
 
 class Place:
@@ -72,6 +82,7 @@ class Place:
         self.wal_path: str = path + "-wal"
         self.known: str | None = None
         """The id of the database that was opened here. Only that one is served from now on."""
+        self._openings = 0
         self._doubtful: Mark | None = None
         self._left_over: tuple[Mark, int, int] | None = None
 
@@ -104,7 +115,7 @@ class Place:
         found = _stat(self.path)
         if found is None or (before is not None and _mark(before) != _mark(found)):
             raise self._moved(found is None)
-        connection.file, connection.size = _mark(found), found.st_size
+        connection.file, connection.size, connection.opening = _mark(found), found.st_size, self._openings
         if (wal := _stat(self.wal_path)) is not None:
             connection.wal = _mark(wal)
 
@@ -124,8 +135,18 @@ class Place:
 
     # -- in use ------------------------------------------------------------------------------------------------
 
+    def was_read_only(self) -> None:
+        """Nobody goes on with a connection of before.
+
+        All connections of a process share how SQLite has opened the -shm file, so as long as one of them is left that
+        found it read-only, the file stays read-only for this process whatever its mode is now.
+        """
+        self._openings += 1
+
     def _is_there(self, connection: FileConnection) -> None:
         """Refuse to go on unless the file at the path is that of the connection, and as long as it was."""
+        if connection.opening != self._openings:
+            raise self._unavailable(f"the file {self.path} was read-only. It is opened anew.")
         try:
             found = os.stat(self.path)
         except OSError:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Never, Self, cast
 
 from ..basis.errors import DefinitionError, ValidationError
 from .base import SharedTransaction, Tx
-from .sqlite_place import FileConnection
+from .sqlite_place import FileConnection, all_numbered, numbered
 
 if TYPE_CHECKING:
     from .sqlite_file import SqliteFile
@@ -85,7 +85,7 @@ class SharedConnection(FileConnection):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.turn = _Turn(weakref.ref(self))
+        self.turn: _Turn = _Turn(weakref.ref(self))
 
     def lend(self) -> None:
         """From now on it is the function's, within limits."""
@@ -155,10 +155,10 @@ class SharedConnection(FileConnection):
         return self._noted(super().cursor(made))
 
     def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
-        return cast("sqlite3.Cursor", self.cursor().execute(sql, parameters))
+        return cast("sqlite3.Cursor", self.cursor().execute(sql, numbered(sql, parameters)))
 
     def executemany(self, sql: str, parameters: Iterable[Any], /) -> sqlite3.Cursor:
-        return cast("sqlite3.Cursor", self.cursor().executemany(sql, parameters))
+        return cast("sqlite3.Cursor", self.cursor().executemany(sql, all_numbered(sql, parameters)))
 
     def _noted(self, cursor: sqlite3.Cursor) -> sqlite3.Cursor:
         if self._lent:

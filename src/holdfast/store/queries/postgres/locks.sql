@@ -18,18 +18,25 @@ where not exists (select 1 from holdfast_keys as k where k.kind = $2::text and k
 order by e.key collate "C"
 on conflict do nothing;
 
--- name: make_due_keys
--- The same for runs whose time has come, as many as `promote` takes.
+-- name: have_once
+-- Runs that have these idempotency keys.
+select r.id
+from jsonb_array_elements($1::jsonb) as e (value)
+cross join lateral (
+  select id from holdfast_runs
+  where tenant = e.value ->> 0 and job_name = e.value ->> 1 and idempotency_key = e.value ->> 2
+    and idempotency_key is not null
+  offset 0) as r;
+
+-- name: missing_keys
+-- Keys without a row of runs whose time has come, of as many as `promote` takes.
 with c as materialized (
   select concurrency_key as key from holdfast_runs
   where status = 'pending' and due = 0 and attempt >= 0 and run_at <= $1
   order by run_at limit $2)
-insert into holdfast_keys (key, kind)
-select c.key, 'key'
+select distinct c.key
 from c
-where c.key is not null and not exists (select 1 from holdfast_keys as k where k.kind = 'key' and k.key = c.key)
-order by c.key collate "C"
-on conflict do nothing;
+where c.key is not null and not exists (select 1 from holdfast_keys as k where k.kind = 'key' and k.key = c.key);
 
 -- name: lock_keys
 select key from holdfast_keys
