@@ -26,6 +26,7 @@ from .basis.text import shown
 from .commit.reply import Reply
 from .engine.arguments import (
     checked_coalesce,
+    checked_flag,
     checked_limit,
     checked_limit_of_time,
     checked_moment,
@@ -66,6 +67,7 @@ class JobOptions(TypedDict, total=False):
     timeout: Duration
     deadline: Duration
     validate: Callable[..., Any]
+    hold_key_while_waiting: bool
 
 
 class JobDecorator(Protocol):
@@ -355,6 +357,7 @@ def define(fn: Callable[..., Any], options: JobOptions, localns: Mapping[str, An
         timeout=checked_limit_of_time(options["timeout"], "timeout") if "timeout" in options else None,
         deadline=checked_limit_of_time(options["deadline"], "deadline") if "deadline" in options else None,
         validate=checked_validate(options["validate"]) if "validate" in options else None,
+        hold_key_while_waiting=checked_flag(options.get("hold_key_while_waiting", False), "hold_key_while_waiting"),
     )
 
 

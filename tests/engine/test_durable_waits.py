@@ -332,6 +332,50 @@ def test_s4_the_timeout_counts_what_an_attempt_runs_and_not_what_it_waits(
     assert house.status() == ["completed" if takes == 4 else "timed_out"]
 
 
+@pytest.mark.parametrize("holds", [False, True])
+def test_s5_a_run_gives_its_key_up_while_it_waits_unless_its_job_holds_it(holds: bool) -> None:
+    @job(hold_key_while_waiting=holds)
+    async def work(step: Step, name: str) -> None:
+        said.append(f"{name} begins")
+        await step.sleep("nap", DAY)
+        said.append(f"{name} ends")
+
+    said: list[str] = []
+    with app_for_tests(work) as app:
+        for name in ("a", "b"):
+            app.jobs.work.options(concurrency_key="k").trigger(name).wait()
+            drain(app).wait()
+        drain(app, until=10 * DAY).wait()
+    assert said == (
+        ["a begins", "a begins", "a ends", "b begins", "b begins", "b ends"]
+        if holds
+        else ["a begins", "b begins", "a begins", "a ends", "b begins", "b ends"]
+    )
+
+
+def test_s5_a_call_with_the_key_that_the_run_above_holds_is_refused() -> None:
+    @job
+    async def below() -> None: ...
+
+    @job(hold_key_while_waiting=True)
+    async def above(step: Step, key: str) -> None:
+        await step.call(app.jobs.below.options(concurrency_key=key).bind())
+
+    with app_for_tests(above, below) as app:
+        circle = app.jobs.above.options(concurrency_key="k").trigger("k").wait()
+        other = app.jobs.above.options(concurrency_key="k2").trigger("other").wait()
+        drain(app).wait()
+        ended = circle.refresh().wait()
+        assert (ended.status, "each would wait for the other" in str(ended.error)) == ("failed", True)
+        assert other.refresh().wait().status == "completed"
+
+
+def test_a_flag_that_is_none_is_refused() -> None:
+    wrong: Any = "yes"
+    with pytest.raises(ValidationError, match="hold_key_while_waiting: 'yes' must be True or False"):
+        job(hold_key_while_waiting=wrong)(double.fn)
+
+
 def test_s6_a_cancelled_sleeper_is_cancelled_at_once() -> None:
     with app_for_tests(sleeper) as app:
         run = app.jobs.sleeper.trigger().wait()

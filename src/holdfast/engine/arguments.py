@@ -69,6 +69,13 @@ def checked_limit(limit: object) -> int:
     return limit
 
 
+def checked_flag(flag: object, what: str) -> bool:
+    """True or False, and nothing that could be taken for one."""
+    if not isinstance(flag, bool):
+        raise ValidationError(f"{what}: {shown(flag)} must be True or False.")
+    return flag
+
+
 def checked_coalesce(coalesce: object) -> Coalesce:
     """One of the two words."""
     for valid in get_args(Coalesce):

@@ -117,7 +117,17 @@ class Asking:
                 raise ValidationError(
                     f"{verb}: calls[{index}]: a run below another has no idempotency_key, and no coalesce=."
                 )
+            if verb != "spawn":
+                self._refuse_a_circle(call, f"{verb}: calls[{index}]")
         return listed
+
+    def _refuse_a_circle(self, call: Call[Any], what: str) -> None:
+        execution, key = self._execution, call.options.concurrency_key
+        if execution.job.hold_key_while_waiting and key is not None and key == execution.row.concurrency_key:
+            raise ValidationError(
+                f"{what}: the run above it has the concurrency key {shown(key)} and keeps it while it waits "
+                "(hold_key_while_waiting=True): each would wait for the other. Give the call another key, or none."
+            )
 
     def maker(self, calls: Sequence[Call[Any]], first: int = 0) -> Callable[[str], list[NewRun]]:
         engine, row = self._engine, self._execution.row

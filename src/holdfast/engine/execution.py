@@ -400,7 +400,7 @@ class Execution:
         goes_on = outcome.cause in (Cause.SUSPEND, Cause.RELEASE) and self.limits.timeout is not None
         ending = Ending(
             self.lease, transition, output, error, outcome.error_type, delay, keyed, outcome.waiting_for,
-            self._used if goes_on else 0,
+            self._used if goes_on else 0, self.job.hold_key_while_waiting,
         )  # fmt: skip
         what = f"the end of run {self.row.id}"
         # Lines that are refused while it is on its way have to come with it: after the end nobody takes them.

@@ -52,6 +52,8 @@ class JobDefinition:
     validate: Callable[..., Any] | None = None
     """Its own check of the input. See `validation`."""
 
+    hold_key_while_waiting: bool = False
+    """A run of it that is suspended keeps its concurrency key."""
     delay: int = 0
     """Microseconds from the trigger to the first attempt."""
     finalize: JobDefinition | None = None

@@ -215,6 +215,8 @@ class Ending(NamedTuple):
     """Where the transition leads to waiting."""
     used: int = 0
     """Microseconds that the attempt has run so far, where it will go on."""
+    holds: bool = False
+    """A run that waits keeps its concurrency key."""
 
 
 class Ended(NamedTuple):

@@ -161,7 +161,7 @@ class OneByOne(BelowOneByOne):
                 error, error_type = run.error, run.error_type  # that of the last attempt stays
             self._let_go(
                 tx, run, wanted, output=ending.output, error=error, error_type=error_type, attempt=attempt,
-                waiting_for=ending.waiting_for, used=ending.used, **later,
+                waiting_for=ending.waiting_for, used=ending.used, holds=ending.holds, **later,
             )  # fmt: skip
             # What it waits for may have come before it did.
             self._wake(tx, [run.id])
@@ -173,9 +173,10 @@ class OneByOne(BelowOneByOne):
         before = run is not None and run.generation == ending.lease.generation and run.status in reached
         return Ended(before, tx.now, run.status if run else None, before and ending.transition.ends)
 
-    def _let_go(self, tx: Tx, run: RunRow, status: str, **changes: Any) -> RunRow:
+    def _let_go(self, tx: Tx, run: RunRow, status: str, *, holds: bool = False, **changes: Any) -> RunRow:
         ends = RunStatus(status).is_terminal
-        if status != RunStatus.PENDING and run.concurrency_key is not None:
+        keeps = status == RunStatus.PENDING or (status == RunStatus.WAITING and holds)
+        if not keeps and run.concurrency_key is not None:
             holders = self.tables(tx.connection).holders
             if holders.get(run.concurrency_key) == run.id:
                 del holders[run.concurrency_key]

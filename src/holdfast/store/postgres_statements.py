@@ -27,7 +27,7 @@ _FIRST_OF_KEY = """(
       offset 0)
     and not exists (
       select 1 from holdfast_runs as h
-      where h.concurrency_key = {run}.concurrency_key and h.turn = 2 and h.status in ('pending', 'leased')
+      where h.concurrency_key = {run}.concurrency_key and h.turn = 2 and h.status in ('pending', 'leased', 'waiting')
         and h.concurrency_key is not null and h.id <> {run}.id
       offset 0))"""
 

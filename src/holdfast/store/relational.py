@@ -161,6 +161,7 @@ class Relational(Below):
                 e.delay,
                 e.waiting_for,
                 e.used,
+                e.holds,
             )
             for e in first.values()
         ]

@@ -35,7 +35,7 @@ _FIRST_OF_KEY = """(
         and o.job_name in (select value ->> 1 from json_each(?1)))
     and not exists (
       select 1 from holdfast_runs as h
-      where h.concurrency_key = c.concurrency_key and h.turn = 2 and h.status in ('pending', 'leased')
+      where h.concurrency_key = c.concurrency_key and h.turn = 2 and h.status in ('pending', 'leased', 'waiting')
         and h.concurrency_key is not null and h.rowid <> c.rowid))"""
 
 _SQL = queries.Queries("sqlite", columns=COLUMNS, bare_columns=BARE_COLUMNS, first_of_key=_FIRST_OF_KEY)

@@ -159,6 +159,28 @@ class WaitContract(BelowBench):
         self.finish(other)
         assert [run.id for run in self.claim()] == [lease.run_id]
 
+    def test_a_suspended_run_may_keep_its_key(self) -> None:
+        lease = self.lease(concurrency_key="k")
+        self.save_wait(self.wait(lease, delay=60 * SECOND))
+        assert self.suspend(lease, holds=True).accepted
+        other = self.trigger(concurrency_key="k")
+        assert self.claim() == []
+        self.clock.advance(60)
+        (woken,) = self.claim()
+        assert woken.id == lease.run_id
+        assert self.claim() == []
+        self.finish(self.lease_of(woken.id, [woken]))
+        assert [run.id for run in self.claim()] == [other]
+
+    def test_a_cancelled_run_that_kept_its_key_gives_it_to_the_next_one(self) -> None:
+        lease = self.lease(concurrency_key="k")
+        self.save_wait(self.wait(lease, delay=60 * SECOND))
+        assert self.suspend(lease, holds=True).accepted
+        other = self.trigger(concurrency_key="k")
+        assert self.claim() == []
+        assert self.cancel(lease.run_id).accepted
+        assert [run.id for run in self.claim()] == [other]
+
     def test_the_end_of_a_run_ends_its_waits(self) -> None:
         lease = self.sleeping()
         assert self.cancel(lease.run_id).accepted

@@ -71,7 +71,7 @@ create table if not exists holdfast_runs (
   root_ended_at bigint as (if(parent_id is null, completed_at, null)) stored,
   first_in_line varchar(255) as (
     if(status = 'pending' and generation = 0 and parent_id is null, concurrency_key, null)) stored,
-  held_key varchar(255) as (if(turn = 2 and status in ('pending', 'leased'), concurrency_key, null)) stored,
+  held_key varchar(255) as (if(turn = 2 and status in ('pending', 'leased', 'waiting'), concurrency_key, null)) stored,
   line_key varchar(255) as (if(status = 'pending' and due = 1, concurrency_key, null)) stored,
   line binary(32) as (  -- queue and job: both would be too wide for an index
     if(concurrency_key is null, null, unhex(sha2(concat(queue, '\n', job_name), 256)))) stored,

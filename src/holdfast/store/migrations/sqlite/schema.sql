@@ -105,7 +105,7 @@ create unique index holdfast_runs_first_in_line on holdfast_runs (job_name, conc
   where status = 'pending' and generation = 0 and concurrency_key is not null and parent_id is null;
 -- One run holds a key. The guard of last resort: nobody relies on its error.
 create unique index holdfast_runs_holding on holdfast_runs (concurrency_key)
-  where turn = 2 and status in ('pending', 'leased') and concurrency_key is not null;
+  where turn = 2 and status in ('pending', 'leased', 'waiting') and concurrency_key is not null;
 -- The lines of a key, one per queue and job: who may go (0), and who comes after (1). The last two columns say nothing new;
 -- with them nobody has to look into the table.
 create index holdfast_runs_in_line

@@ -192,11 +192,11 @@ or exists (select 1 from holdfast_runs where asleep_until <= coalesce($2, {now})
 
 -- name: told_finish
 -- Fenced: only while generation and owner are still the holder's own.
-select r.id, r.generation, if(e.status = 'pending', null, r.concurrency_key), e.status, r.parent_id,
+select r.id, r.generation, if(e.status = 'pending' or (e.status = 'waiting' and e.holds), null, r.concurrency_key), e.status, r.parent_id,
   if(r.tree > 0 and e.ends and e.status <> 'completed', 2, r.tree)
 from json_table($1, '$[*]' columns (
   id {text} path '$[0]', generation bigint path '$[1]', owner {text} path '$[2]', status {text} path '$[3]',
-  ends tinyint path '$[4]')) as e
+  ends tinyint path '$[4]', holds tinyint path '$[12]')) as e
 {held}
 for update;
 
@@ -205,7 +205,7 @@ update json_table($1, '$[*]' columns (
   id {text} path '$[0]', generation bigint path '$[1]', owner {text} path '$[2]', status {text} path '$[3]',
   ends tinyint path '$[4]', output {text} path '$[5]', error {text} path '$[6]', error_type {text} path '$[7]',
   attempt bigint path '$[8]', delay bigint path '$[9]', waiting_for {text} path '$[10]',
-  used bigint path '$[11]')) as e
+  used bigint path '$[11]', holds tinyint path '$[12]')) as e
 {held}
 set
   r.status = e.status, r.lease_owner = null, r.lease_expires_at = null, r.updated_at = $2,
@@ -217,7 +217,10 @@ set
   r.attempt = r.attempt + e.attempt,
   r.run_at = if(e.delay > 0, $2 + e.delay, r.run_at),
   r.due = if(e.delay > 0, 0, r.due),
-  r.turn = case e.status when 'pending' then r.turn when 'waiting' then r.concurrency_key is not null else 0 end,
+  r.turn = case
+    when e.status = 'pending' or (e.status = 'waiting' and e.holds) then r.turn
+    when e.status = 'waiting' then r.concurrency_key is not null
+    else 0 end,
   r.waiting_for = e.waiting_for, r.used = e.used,
   r.wake_at = if(e.status = 'waiting', (
     select min(w.until) from holdfast_waits as w force index (primary) where w.run_id = e.id), null),

@@ -42,7 +42,7 @@ for update;
 
 -- name: wake
 update {runs} set
-  r.status = 'pending', r.waiting_for = null, r.updated_at = $2, r.turn = (r.concurrency_key is not null);
+  r.status = 'pending', r.waiting_for = null, r.updated_at = $2, r.turn = if(r.turn = 2, 2, r.concurrency_key is not null);
 
 -- name: look_for_sleepers
 -- Waiting runs of which a wait is over by its time.
@@ -154,7 +154,7 @@ update {runs} set r.tree = 1 where r.tree = 2;
 -- name: above_ended
 -- Why these were cancelled, which nobody has asked for.
 update {runs} set r.error = 'The run above it ended first', r.error_type = 'ParentEnded'
-where r.status = 'cancelled' and r.error_type is null;
+where r.status = 'cancelled';
 
 -- name: doomed
 -- Of these runs those that have above them one that has ended without its output.

@@ -169,7 +169,7 @@ returning {columns};
 update holdfast_runs as r set turn = 1
 where r.id = any (array(select jsonb_array_elements_text($1::jsonb))) and r.status = 'pending' and r.turn = 0 and exists (
   select 1 from holdfast_runs as h
-  where h.concurrency_key = r.concurrency_key and h.turn = 2 and h.status in ('pending', 'leased')
+  where h.concurrency_key = r.concurrency_key and h.turn = 2 and h.status in ('pending', 'leased', 'waiting')
     and h.concurrency_key is not null offset 0);
 
 -- name: leased_of_jobs
@@ -201,7 +201,7 @@ with recursive front (id, key, queue, job, priority, run_at) as (
     order by p.queue, p.job_name, p.priority desc, p.run_at, p.id limit 1) as r
   where not exists (
     select 1 from holdfast_runs as h
-    where h.concurrency_key = k.key and h.turn = 2 and h.status in ('pending', 'leased')
+    where h.concurrency_key = k.key and h.turn = 2 and h.status in ('pending', 'leased', 'waiting')
       and h.concurrency_key is not null offset 0)
   union all
   select r.id, r.concurrency_key, r.queue, r.job_name, r.priority, r.run_at
@@ -255,7 +255,10 @@ update holdfast_runs as r set
   attempt = r.attempt + e.attempt,
   run_at = case when e.delay > 0 then $2::bigint + e.delay else r.run_at end,
   due = case when e.delay > 0 then 0 else r.due end,
-  turn = case e.status when 'pending' then r.turn when 'waiting' then (r.concurrency_key is not null)::int else 0 end,
+  turn = case
+    when e.status = 'pending' or (e.status = 'waiting' and e.holds) then r.turn
+    when e.status = 'waiting' then (r.concurrency_key is not null)::int
+    else 0 end,
   waiting_for = e.waiting_for, used = e.used,
   wake_at = case when e.status = 'waiting' then (
     select min(until) from holdfast_waits where run_id = e.id) end,
@@ -265,10 +268,10 @@ from (
     value ->> 0 as id, (value ->> 1)::bigint as generation, value ->> 2 as owner, value ->> 3 as status,
     (value ->> 4)::boolean as ends, value ->> 5 as output, value ->> 6 as error, value ->> 7 as error_type,
     (value ->> 8)::bigint as attempt, (value ->> 9)::bigint as delay, value ->> 10 as waiting_for,
-    (value ->> 11)::bigint as used
+    (value ->> 11)::bigint as used, (value ->> 12)::boolean as holds
   from jsonb_array_elements($1::jsonb) as e (value)) as e
 where r.id = e.id and r.generation = e.generation and r.lease_owner = e.owner
-returning r.id, r.generation, case when r.status <> 'pending' then r.concurrency_key end, r.status, r.parent_id, r.tree;
+returning r.id, r.generation, case when r.status <> 'pending' and r.turn <> 2 then r.concurrency_key end, r.status, r.parent_id, r.tree;
 
 -- name: states
 select r.id, r.generation, r.status, r.lease_owner

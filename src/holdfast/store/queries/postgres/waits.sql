@@ -32,7 +32,7 @@ where run_id = any (array(select e.value ->> 0 from jsonb_array_elements($1::jso
 -- name: wake
 -- Of these waiting runs, which are locked, those that have what one of their waits is for.
 update holdfast_runs as r set
-  status = 'pending', waiting_for = null, updated_at = $2, turn = (r.concurrency_key is not null)::int
+  status = 'pending', waiting_for = null, updated_at = $2, turn = case r.turn when 2 then 2 else (r.concurrency_key is not null)::int end
 where r.id = any (array(select jsonb_array_elements_text($1::jsonb))) and r.status = 'waiting' and exists (
   select 1 from holdfast_waits as w
   where w.run_id = r.id and (
@@ -172,7 +172,7 @@ where id = any (array(
 -- name: above_ended
 -- Why these were cancelled, which nobody has asked for.
 update holdfast_runs set error = 'The run above it ended first', error_type = 'ParentEnded'
-where id = any (array(select jsonb_array_elements_text($1::jsonb))) and status = 'cancelled' and error_type is null;
+where id = any (array(select jsonb_array_elements_text($1::jsonb))) and status = 'cancelled';
 
 -- name: doomed
 -- Of these runs those that have above them one that has ended without its output.

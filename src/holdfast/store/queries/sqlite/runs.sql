@@ -155,7 +155,7 @@ with recursive front (at, key, queue, job, priority, run_at, id) as (
     order by p.queue, p.job_name, p.priority desc, p.run_at, p.id limit 1)
   where not exists (
     select 1 from holdfast_runs as h
-    where h.concurrency_key = k.value and h.turn = 2 and h.status in ('pending', 'leased')
+    where h.concurrency_key = k.value and h.turn = 2 and h.status in ('pending', 'leased', 'waiting')
       and h.concurrency_key is not null)
   union all
   select r.rowid, r.concurrency_key, r.queue, r.job_name, r.priority, r.run_at, r.id
@@ -201,13 +201,14 @@ update holdfast_runs as r set
   attempt = r.attempt + (e.value ->> 8),
   run_at = iif(e.value ->> 9 > 0, ?2 + (e.value ->> 9), r.run_at),
   due = iif(e.value ->> 9 > 0, 0, r.due),
-  turn = case e.value ->> 3 when 'pending' then r.turn when 'waiting' then r.concurrency_key is not null else 0 end,
+  turn = case e.value ->> 3 when 'pending' then r.turn 
+    when 'waiting' then iif(e.value ->> 12, r.turn, r.concurrency_key is not null) else 0 end,
   waiting_for = e.value ->> 10, used = e.value ->> 11,
   wake_at = iif(e.value ->> 3 = 'waiting', (select min(w.until) from holdfast_waits as w where w.run_id = r.id), null),
   tree = iif(r.tree > 0 and e.value ->> 4 and e.value ->> 3 <> 'completed', 2, r.tree)
 from json_each(?1) as e
 where r.id = e.value ->> 0 and r.generation = e.value ->> 1 and r.lease_owner = e.value ->> 2
-returning id, generation, iif(status = 'pending', null, concurrency_key), status, parent_id, tree;
+returning id, generation, iif(status = 'pending' or turn = 2, null, concurrency_key), status, parent_id, tree;
 
 -- name: states
 select r.id, r.generation, r.status, r.lease_owner

@@ -30,7 +30,7 @@ where (run_id, key) in (select value ->> 0, value ->> 1 from json_each(?1));
 -- name: wake
 -- Of these waiting runs those that have what one of their waits is for.
 update holdfast_runs as r set
-  status = 'pending', waiting_for = null, updated_at = ?2, turn = (r.concurrency_key is not null)
+  status = 'pending', waiting_for = null, updated_at = ?2, turn = iif(r.turn = 2, 2, r.concurrency_key is not null)
 where r.id in (select value from json_each(?1)) and r.status = 'waiting' and exists (
   select 1 from holdfast_waits as w
   where w.run_id = r.id and (
@@ -130,7 +130,7 @@ where r.tree = 2 and not exists (
 -- name: above_ended
 -- Why these were cancelled, which nobody has asked for.
 update holdfast_runs set error = 'The run above it ended first', error_type = 'ParentEnded'
-where id in (select value from json_each(?1)) and status = 'cancelled' and error_type is null;
+where id in (select value from json_each(?1)) and status = 'cancelled';
 
 -- name: doomed
 -- Of these runs those that have above them one that has ended without its output.
