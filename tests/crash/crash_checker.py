@@ -121,6 +121,23 @@ def value_of(text: str | None) -> Any:
         return {"unreadable": text}
 
 
+def _without_places(audit: Sequence[Row]) -> list[Row]:
+    """Without what has only held an idempotency key: a run of no input, written and taken out by one transaction.
+
+    What is not taken out again stays, and is found: it would be a run that its job can't read.
+    """
+    places: dict[str, int] = {}
+    dropped: set[int] = set()
+    for at, row in enumerate(audit):
+        if row["kind"] == "run" and row["name"].endswith(" null"):
+            places[row["run_id"]] = at
+        elif row["kind"] == "gone" and row["before"] == "pending" and row["run_id"] in places:
+            dropped |= {places.pop(row["run_id"]), at}
+        else:
+            places.pop(row["run_id"], None)
+    return [row for at, row in enumerate(audit) if at not in dropped]
+
+
 @dataclass
 class History:
     """All that is known of what happened: the world's log, the audit, and what the tables hold at the end."""
@@ -255,7 +272,7 @@ class Checker:
         self.faultless = faultless
         self.history = history if isinstance(history, History) else History.of(history)
         self.runs = self.history.runs
-        self.audit = self.history.audit
+        self.audit = _without_places(self.history.audit)
         self.found = Findings()
 
     def invariants(self) -> list[Callable[[], None]]:

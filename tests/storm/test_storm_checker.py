@@ -32,6 +32,12 @@ def deleted_while_it_ran(told: Told) -> None:
     told.delete("young")
 
 
+def place_that_was_left(told: Told) -> None:
+    told.row("run", "young", name="order null", after="pending", generation=0)
+    told.row("change", "young", before="pending", after="leased", generation_before=0, generation=1)
+    told.row("gone", "young", before="pending")
+
+
 def half_a_batch(told: Told) -> None:
     told.tell("asked", CLIENT, op="trigger", tag="third", client=0, job="order", n=99, key=None, batch="both")
 
@@ -377,7 +383,8 @@ def output_dropped_too_soon(told: Told) -> None:
 
 
 SPOILS: list[tuple[str, Spoil]] = [
-    ("I1", lost), ("I1", deleted_unasked), ("I1", deleted_while_it_ran), ("I1", half_a_batch), ("I1", labels_lost),
+    ("I1", lost), ("I1", deleted_unasked), ("I1", deleted_while_it_ran), ("I1", place_that_was_left),
+    ("I1", half_a_batch), ("I1", labels_lost),
     ("I2", never_ended), ("I2", client_not_served),
     ("I3", ended_twice), ("I3", left_its_end),
     ("I4", saved_twice), ("I4", two_checkpoints),
@@ -445,3 +452,10 @@ def test_a_storm_that_struck_too_little_says_so() -> None:
     assert vacuous(enough, least) == []
     assert vacuous(enough - Counter({"kills": 1}), least) == ["I20: 7 kills, at least 8 are needed"]
     assert len(vacuous(Counter(), least)) == 1 + len(STALE)
+
+
+def test_a_place_that_is_taken_out_again_was_no_run() -> None:
+    told = Told()
+    told.row("run", "left", name="order null", after="pending", generation=0)
+    told.row("gone", "left", before="pending")
+    assert told.check().broken == []
