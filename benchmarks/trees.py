@@ -176,8 +176,8 @@ async def tree(url: str, branches: int, leaves: int) -> dict[str, float]:
 
     Two others trigger a run every 20 ms and note how many milliseconds later it begins, trigger and claim together: a
     thread of the process that has to do with the tree, and another process. The leaves are of a queue that nobody
-    serves, so that they stay what they are until the tree is cancelled. On a machine that is not quiet the processor time
-    that the committing thread takes for each transaction (`…_round_…`) says more.
+    serves, so that they stay what they are until the tree is cancelled. On a machine that is not quiet the processor
+    time that the committing thread takes for each transaction (`…_round_…`) says more.
     """
     return await asyncio.to_thread(_tree, url, branches, leaves)
 
@@ -218,11 +218,11 @@ def _tree(url: str, branches: int, leaves: int) -> dict[str, float]:
         samples = {"here": prober.end(), "away": elsewhere(), "round": rounds}
     assert places.rows(url, "select count(*) from holdfast_runs where root_id is not null") == [(0,)]
     for (name, begin), (_, end) in pairwise(marks):
-        for where, found in samples.items():
-            took = [latency for at, latency in found if begin <= at < end]
+        for where, told in samples.items():
+            took = [latency for at, latency in told if begin <= at < end]
             figures |= {f"{name}_{where}_{figure}": value for figure, value in _told(took).items()}
-    found = [figures.get(f"{name}_here_p99", 0.0) for name in ("build", "cancel", "purge")]
-    return {"p99": max(found), "runs": total, **figures}
+    worst = max(figures.get(f"{name}_here_p99", 0.0) for name in ("build", "cancel", "purge"))
+    return {"p99": worst, "runs": total, **figures}
 
 
 def _told(seconds: Sequence[float]) -> dict[str, float]:
