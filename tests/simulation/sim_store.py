@@ -178,7 +178,7 @@ class ModelDatabase(OneByOne):
         self.committed.due[run_id] = True
         self.committed.runs[run_id] = RunRow(
             run_id, "work", "pending", "default", 0, now, 0, 0, 0, None, None, now, now, None, None, None, None, None,
-            None, None, None, 0, None, 0, None, None, None, "", "{}", None, None, "no JSON", None, None, None,
+            None, None, None, 0, None, 0, None, 0, None, None, "", "{}", None, None, "no JSON", None, None, None,
         )  # fmt: skip
 
 
