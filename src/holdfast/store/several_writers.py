@@ -5,7 +5,7 @@ Three kinds of things are waited for, always in this order, and within each kind
 1. the rows of concurrency keys in `holdfast_keys`, of whatever may change who is next of them;
 2. the rows of runs: a lease holder's writes count only while its run is held, so that nobody can take the run over and
    read its steps before what the holder is writing is there;
-3. idempotency keys, by the insertion of runs: by one insertion, or all of them before the first verb (`_reserve`).
+3. idempotency keys, by the insertion of runs: by one insertion in a transaction (see `APART` in commit/ticket.py).
 
 What looks for runs by itself (expiry, deadlines, claims) waits for nothing: what is locked is somebody else's for now.
 Whoever holds the row of a run that stands in the line of a key holds that key too, but for claims, which come last and
@@ -34,7 +34,7 @@ from .base import (
     Triggered,
     Tx,
 )
-from .relational import BATCH_ROWS, PROMOTED_AT_ONCE, Relational, parts_of, row_of
+from .relational import PROMOTED_AT_ONCE, Relational
 
 #: Microseconds until a claim may find what somebody else had locked for a moment.
 _SOON = 20_000
@@ -56,8 +56,6 @@ class Needs:
     jobs: set[str] = field(default_factory=set)
     """Those whose limit will be counted."""
     claims: bool = False
-    once: set[tuple[str, str, str | None]] = field(default_factory=set)
-    """Idempotency keys, each with its tenant and job."""
 
     @classmethod
     def of(cls, batches: Mapping[str, Sequence[Any]]) -> Needs:
@@ -84,9 +82,8 @@ class Needs:
             elif verb in ("trigger", "trigger_many"):
                 runs = rows if verb == "trigger" else [run for batch in rows for run in batch]
                 needs.keys.update([run.concurrency_key for run in runs if run.concurrency_key])
-                needs.once.update([_once(run) for run in runs if run.idempotency_key])
             elif verb == "claim":
-                needs.claims = needs.claims or bool(rows)
+                needs.claims = bool(rows)
                 needs.jobs.update([job for order in rows for job, _ in order.limits])
         return needs
 
@@ -108,27 +105,7 @@ class SeveralWriters(Relational):
         now = self._lock(tx, Needs.of(batches))
         if now is not None:
             tx.now = self._time(now)
-        self._reserve(tx, batches)
         tx.seen["locked"] = True
-
-    def _reserve(self, tx: Tx, batches: Mapping[str, Sequence[Any]]) -> None:
-        """Every idempotency key that this round may have to wait for, if it does not insert all of them at once.
-
-        With several insertions, each in its own order, or one after a deletion, which has the keys of what it deletes,
-        two rounds would wait for each other. A key is ours until the commit, also when what had it is taken out again.
-        """
-        parts = [
-            batches.get("trigger", ()),
-            *(part for runs in batches.get("trigger_many", ()) for part in parts_of(runs)),
-        ]
-        keyed = [part for part in ([run for run in part if run.idempotency_key] for part in parts) if part]
-        if len(keyed) + bool(batches.get("delete")) < 2 or not keyed:
-            return
-        runs = {_once(run): run for part in keyed for run in part}
-        places = [runs[key]._replace(input="null", labels="{}", concurrency_key=None) for key in sorted(runs)]
-        for begin in range(0, len(places), BATCH_ROWS):
-            rows = [row_of(run, tx.now) for run in places[begin : begin + BATCH_ROWS]]
-            self._do(tx.connection, "take_out", [run_id for (run_id,) in super()._insert(tx, rows)])
 
     def _lock(self, tx: Tx, needs: Needs) -> int | None:
         """The time of the database once everything was ours; None if there was nothing to wait for."""
@@ -142,9 +119,6 @@ class SeveralWriters(Relational):
             keys = keys.union([key for (key,) in self._ask(connection, "keys_of", sorted(needs.ending))])
         if needs.trees:
             runs.update([run_id for (run_id,) in self._ask(connection, "family", sorted(needs.trees))])
-            if needs.once:
-                # Who deletes one of them waits for us here, and not we for them once we have deleted ours.
-                runs.update([run_id for (run_id,) in self._ask(connection, "have_once", sorted(needs.once))])
         self._hold(tx, keys)
         if runs:
             # In the order of the ids, which is that of their bytes.
@@ -277,10 +251,6 @@ class SeveralWriters(Relational):
 
 #: As many are leased as no limit allows.
 _FULL = 2**62
-
-
-def _once(run: NewRun) -> tuple[str, str, str | None]:
-    return run.tenant, run.job_name, run.idempotency_key
 
 
 def _about_to_come(run: NewRun, now: int) -> NewRun:
