@@ -1,4 +1,4 @@
-"""Processes that write about the same runs and keys at once hardly ever wait in a circle, and nobody is refused by it."""
+"""Processes that write about the same runs and keys at once hardly ever wait in a circle; nobody is refused by it."""
 
 from __future__ import annotations
 
