@@ -65,7 +65,6 @@ if ON != "sqlite":
         **dict.fromkeys(("unused_keys", "forget_keys"), "upkeep of who idles: keys of no run, made anew when needed"),
         "lock_jobs": "a question of a claim with the limits of jobs",
         "take_out": "of one call that triggers twice with the same keys",
-        "have_once": "a question of a round that deletes and triggers",
     }
 if ON == "postgres":
     ELSEWHERE |= {

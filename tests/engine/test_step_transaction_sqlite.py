@@ -358,7 +358,7 @@ def test_s9_a_half_read_cursor_does_not_keep_the_lock_of_a_transaction_that_take
 
 
 STOPPED_ANYWHERE = """
-import random, sqlite3, sys, threading, time
+import itertools, random, sqlite3, sys, threading
 from holdfast.store.sqlite import SqliteStore
 
 sys.setswitchinterval(1e-5)  # as if there were many threads
@@ -367,18 +367,18 @@ store.migrate()
 over = 0
 for _ in range(150):
     shared = store.share()
-    begun = threading.Event()
+    ripe, when = threading.Event(), random.randrange(100)
 
     def stop():
-        begun.wait()
-        time.sleep(random.random() / 1000)
+        ripe.wait()
         shared.stop()
 
     stopping = threading.Thread(target=stop)
     stopping.start()
-    begun.set()
     try:
-        while True:
+        for asked in itertools.count():
+            if asked == when:
+                ripe.set()
             try:
                 shared.connection.execute("select count(*) from holdfast_nothing")
             except sqlite3.OperationalError as error:

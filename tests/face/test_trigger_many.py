@@ -95,8 +95,8 @@ def test_a_conflict_of_one_undoes_all_and_nobody_else_of_the_round(house: House)
         gate.open()
         with pytest.raises(ConflictError, match=r"calls\[1\]: .*concurrency key 'k'"):
             batch.wait()
-        ids = [run.id for run in app.get_runs().wait()]
-        assert set(ids) == {standing.id, beside.wait().id, *(run.id for run in other.wait())}
+        there = {standing.id, beside.wait().id, *(run.id for run in other.wait())}
+        assert {run.id for run in app.get_runs().wait()} == there
 
 
 class Gate:

@@ -13,6 +13,7 @@ import pytest
 from holdfast import Holdfast
 from holdfast.basis.errors import HoldfastError, StoreError, StoreUnavailable, ValidationError
 from holdfast.model.run import NewRun, RunFilter
+from holdfast.store import sqlite_place
 from holdfast.store.base import ClaimOrder, Tx
 from holdfast.store.sqlite import SqliteStore
 from holdfast.store.sqlite_place import NumberedConnection
@@ -44,7 +45,8 @@ def test_every_connection_uses_the_wal_and_syncs_every_commit(store: SqliteStore
             assert connection.execute("pragma synchronous").fetchone() == (2,), "FULL"
 
 
-def test_numbered_parameters_mean_the_same_where_python_takes_them_for_names() -> None:
+def test_numbered_parameters_mean_the_same_where_python_takes_them_for_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_place, "_TAKES_NUMBERS_FOR_NAMES", True)
     with closing(sqlite3.connect(":memory:", factory=NumberedConnection)) as connection:
         assert connection.execute("select ?2, ?1, ?2", (1, "two")).fetchone() == ("two", 1, "two")
         assert connection.execute("select ?", (3,)).fetchone() == (3,)

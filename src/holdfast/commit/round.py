@@ -18,7 +18,7 @@ from ..store.base import PlayAgain, Store, Tx
 from .forks import inside
 from .reply import Answer, answer
 from .tally import Tally
-from .ticket import ORDER, Ticket, Verb
+from .ticket import APART, ORDER, Ticket, Verb
 
 _log = logging.getLogger("holdfast")
 
@@ -54,6 +54,8 @@ class Rounds:
         parts: list[Sequence[Ticket[Any]]]
         if not replay and not (tickets := self._may_go(tickets)):
             return None
+        if not replay and len(apart := self._apart(tickets)) > 1:
+            return self._serve_each(apart, replay=False)
         try:
             with inside:
                 answers = self._transaction(tickets, replay=replay)
@@ -77,10 +79,25 @@ class Rounds:
         else:
             self._announce(answers)
             return None
+        return self._serve_each(parts, replay=replay)
+
+    def _serve_each(self, parts: Sequence[Sequence[Ticket[Any]]], *, replay: bool) -> BaseException | None:
         trouble: BaseException | None = None
         for part in parts:
             trouble = self.refuse(part, trouble) if trouble else self.serve(part, replay=replay)
         return trouble
+
+    def _apart(self, tickets: Sequence[Ticket[Any]]) -> list[Sequence[Ticket[Any]]]:
+        """What may share a transaction: all of it, or with several writers what gets idempotency keys in one way."""
+        if not self.store.locks or not any(ticket.verb in APART for ticket in tickets):
+            return [tickets]
+        deletes = any(ticket.verb == "delete" for ticket in tickets)
+        single = [ticket for ticket in tickets if ticket.verb == "trigger"] if deletes else []
+        batches = [ticket for ticket in tickets if ticket.verb == "trigger_many"]
+        others = [
+            ticket for ticket in tickets if ticket.verb != "trigger_many" and not (deletes and ticket.verb == "trigger")
+        ]
+        return [part for part in (others, single, *([ticket] for ticket in batches)) if part]
 
     def _may_go(self, tickets: Sequence[Ticket[Any]]) -> Sequence[Ticket[Any]]:
         """Those that nothing has come up against since they joined the line."""

@@ -43,6 +43,11 @@ Verb: TypeAlias = Literal[
 ORDER: tuple[Verb, ...] = get_args(Verb)
 
 
+#: Verbs that get idempotency keys in a way of their own. Where several write at a time no transaction gets some in two
+#: ways, and each batch has its own: whoever waits for a key after it has got another may wait in a circle.
+APART: tuple[Verb, ...] = ("delete", "trigger_many")
+
+
 class Rider(Protocol):
     """Something that is worth a row, but not a round. See `Committer.riders`."""
 

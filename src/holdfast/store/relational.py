@@ -248,7 +248,7 @@ class Relational(Below):
 
     def trigger(self, tx: Tx, runs: Sequence[NewRun]) -> list[Triggered]:
         now = tx.now
-        rows = [row_of(run, now) for run in runs]
+        rows = [_row(run, now) for run in runs]
         new = rows
         if any(run.coalesce == "active" for run in runs):
             there = {row[0] for row in self._ask(tx.connection, "find_active", rows)}
@@ -309,7 +309,7 @@ class Relational(Below):
         self._find(connection, "batch")
         made: list[Triggered] = []
         try:
-            for part in parts_of(runs):
+            for part in _parts(runs):
                 answers = self.trigger(tx, part)
                 if (refused := conflict_in(answers)) is not None:
                     self._find(connection, "undo_batch")
@@ -495,7 +495,7 @@ def _reached(wanted: str) -> tuple[str, ...]:
     return ("waiting", "pending") if wanted == "waiting" else (wanted,)
 
 
-def parts_of(runs: Sequence[NewRun]) -> Iterator[Sequence[NewRun]]:
+def _parts(runs: Sequence[NewRun]) -> Iterator[Sequence[NewRun]]:
     """A batch as a few statements: what a statement gets as one text is bounded, for memory and by SQLite."""
     begin = size = 0
     for end, run in enumerate(runs):
@@ -517,7 +517,7 @@ def _trying(save: AttemptSave) -> tuple[Any, ...]:
     return (save.owner, *save.attempt[:5], save.attempt.generation)
 
 
-def row_of(run: NewRun, now: int) -> tuple[Any, ...]:
+def _row(run: NewRun, now: int) -> tuple[Any, ...]:
     """What `insert_runs` takes of a run."""
     return (
         run.id, run.job_name, run.input, run.queue, run.priority,

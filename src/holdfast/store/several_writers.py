@@ -7,7 +7,7 @@ Three kinds of things are waited for, always in this order, and within each kind
    read its steps before what the holder is writing is there. With a run that may end goes the one above it, and with a
    signal the run that it is for: whoever holds the row of a waiting run asks what it still lacks, so of two last ends
    below it, in two transactions, the second sees the first;
-3. idempotency keys, by the insertion of runs: by one insertion, or all of them before the first verb (`_reserve`).
+3. idempotency keys, by the insertion of runs: by one insertion in a transaction (see `APART` in commit/ticket.py).
 
 What looks for runs by itself (expiry, deadlines, claims, what is left below an end, sleepers whose time has come) waits
 for nothing: what is locked is somebody else's for now. The exception is a claim that meets runs of a cancelled tree: it
@@ -43,7 +43,7 @@ from .base import (
     Tx,
     WaitSave,
 )
-from .relational import BATCH_ROWS, PROMOTED_AT_ONCE, Relational, parts_of, row_of
+from .relational import PROMOTED_AT_ONCE, Relational
 
 #: Microseconds until a claim may find what somebody else had locked for a moment.
 _SOON = 20_000
@@ -66,9 +66,6 @@ class Needs:
     jobs: set[str] = field(default_factory=set)
     """Those whose limit will be counted."""
     claims: bool = False
-    deletes: bool = False
-    once: set[tuple[str, str, str | None]] = field(default_factory=set)
-    """Idempotency keys, each with its tenant and job."""
 
     @classmethod
     def of(cls, batches: Mapping[str, Sequence[Any]]) -> Needs:
@@ -101,13 +98,11 @@ class Needs:
             elif verb in ("delete", "drop_outputs"):
                 # What is below them has ended and is left alone by all but those who hold them.
                 needs.runs.update(rows)
-                needs.deletes = needs.deletes or (verb == "delete" and bool(rows))
             elif verb in ("trigger", "trigger_many"):
                 runs = rows if verb == "trigger" else [run for batch in rows for run in batch]
                 needs.keys.update([run.concurrency_key for run in runs if run.concurrency_key])
-                needs.once.update([_once(run) for run in runs if run.idempotency_key])
             elif verb == "claim":
-                needs.claims = needs.claims or bool(rows)
+                needs.claims = bool(rows)
                 needs.jobs.update([job for order in rows for job, _ in order.limits])
         return needs
 
@@ -129,27 +124,7 @@ class SeveralWriters(Relational):
         now = self._lock(tx, Needs.of(batches))
         if now is not None:
             tx.now = self._time(now)
-        self._reserve(tx, batches)
         tx.seen["locked"] = True
-
-    def _reserve(self, tx: Tx, batches: Mapping[str, Sequence[Any]]) -> None:
-        """Every idempotency key that this round may have to wait for, if it does not insert all of them at once.
-
-        With several insertions, each in its own order, or one after a deletion, which has the keys of what it deletes,
-        two rounds would wait for each other. A key is ours until the commit, also when what had it is taken out again.
-        """
-        parts = [
-            batches.get("trigger", ()),
-            *(part for runs in batches.get("trigger_many", ()) for part in parts_of(runs)),
-        ]
-        keyed = [part for part in ([run for run in part if run.idempotency_key] for part in parts) if part]
-        if len(keyed) + bool(batches.get("delete")) < 2 or not keyed:
-            return
-        runs = {_once(run): run for part in keyed for run in part}
-        places = [runs[key]._replace(input="null", labels="{}", concurrency_key=None) for key in sorted(runs)]
-        for begin in range(0, len(places), BATCH_ROWS):
-            rows = [row_of(run, tx.now) for run in places[begin : begin + BATCH_ROWS]]
-            self._do(tx.connection, "take_out", [run_id for (run_id,) in super()._insert(tx, rows)])
 
     def _lock(self, tx: Tx, needs: Needs) -> int | None:
         """The time of the database once everything was ours; None if there was nothing to wait for."""
@@ -166,9 +141,6 @@ class SeveralWriters(Relational):
             keys.update([key for _, key in above if key is not None])
         if needs.claims:
             keys, self._keys_to_make = keys | self._keys_to_make, frozenset()
-        if needs.deletes and needs.once:
-            # Who deletes one of them waits for us here, and not we for them once we have deleted ours.
-            runs.update([run_id for (run_id,) in self._ask(connection, "have_once", sorted(needs.once))])
         self._hold(tx, keys)
         if runs:
             # In the order of the ids, which is that of their bytes.
@@ -317,10 +289,6 @@ class SeveralWriters(Relational):
 
 #: As many are leased as no limit allows.
 _FULL = 2**62
-
-
-def _once(run: NewRun) -> tuple[str, str, str | None]:
-    return run.tenant, run.job_name, run.idempotency_key
 
 
 def _about_to_come(run: NewRun, now: int) -> NewRun:

@@ -247,8 +247,8 @@ class SqliteShared(SharedTransaction):
         connection = self.connection
         connection.own()
         # A running statement stops at its next look; then it is our turn. Not interrupt(): as long as the function has
-        # a half-read cursor, it would interrupt these two as well.
-        # Read-only before it is rolled back: a statement that was about to run would be a transaction by itself.
+        # a half-read cursor, it would interrupt these two as well. Read-only before it is rolled back: what a thread of
+        # the function's has prepared by way of the base class would be a transaction by itself.
         with contextlib.suppress(sqlite3.Error), connection.turn:
             connection.execute("pragma query_only = on")
             connection.execute("rollback")

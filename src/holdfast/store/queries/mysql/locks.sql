@@ -8,14 +8,6 @@ from {runs}
 left join holdfast_runs as p force index (primary) on p.id = r.parent_id and p.completed_at is null
 where r.completed_at is null and (r.open_key is not null or p.id is not null);
 
--- name: have_once
--- Runs that have these idempotency keys.
-select r.id
-from json_table($1, '$[*]' columns (
-  tenant {text} path '$[0]', job_name {text} path '$[1]', idempotency_key {text} path '$[2]')) as e
-straight_join holdfast_runs as r force index (holdfast_runs_idempotency)
-  on r.tenant = e.tenant and r.job_name = e.job_name and r.idempotency_key = e.idempotency_key;
-
 -- name: hold_keys
 -- Make these keys where they are not there yet, and lock them all: what would be a duplicate is locked instead.
 insert into holdfast_keys (`key`, kind)

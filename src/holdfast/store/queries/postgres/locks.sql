@@ -18,16 +18,6 @@ where not exists (select 1 from holdfast_keys as k where k.kind = $2::text and k
 order by e.key collate "C"
 on conflict do nothing;
 
--- name: have_once
--- Runs that have these idempotency keys.
-select r.id
-from jsonb_array_elements($1::jsonb) as e (value)
-cross join lateral (
-  select id from holdfast_runs
-  where tenant = e.value ->> 0 and job_name = e.value ->> 1 and idempotency_key = e.value ->> 2
-    and idempotency_key is not null
-  offset 0) as r;
-
 -- name: missing_keys
 -- Keys without a row of runs whose time has come, of as many as `promote` takes.
 with c as materialized (
