@@ -252,6 +252,30 @@ def test_a_claim_that_finds_nothing_locked_does_not_ask_to_be_called_again(plain
     assert scene.do("claim", order).next_due_at is None
 
 
+def test_a_claim_that_takes_what_was_written_meanwhile_knows_of_the_delayed_run_that_was_written_before(
+    plain: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody would look for the delayed one: the news of the other one finds that it has been taken already."""
+    scene, lease = plain, plain.store._lease
+    claims = scene.store.open()
+    came: list[str] = []
+
+    def late(*args: Any) -> bool:
+        if not came:
+            for run in (NewRun("delayed", "job", "1", delay=5_000_000), NewRun("now", "job", "1")):
+                came.append(run.id)
+                scene.do("trigger", run)
+        return lease(*args)
+
+    monkeypatch.setattr(scene.store, "_lease", late)
+    tx = scene.store.begin(claims)
+    (claimed,) = scene.store.claim(tx, [ClaimOrder("me", 10, LEASE, ("job",))])
+    scene.store.commit(tx)
+    scene.store.disconnect(claims)
+    assert [run.id for run in claimed.runs] == ["now"]
+    assert claimed.next_due_at == scene.clock.now() + 5_000_000
+
+
 def test_of_one_limited_job_one_claim_counts_at_a_time(plain: Scene) -> None:
     scene = plain
     for number in range(4):
