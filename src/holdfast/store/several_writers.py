@@ -269,7 +269,7 @@ class SeveralWriters(Relational):
         if claimed.runs:
             # What was taken may have been written after we had asked when the next one is due, and a delayed run
             # before it. The news of both comes when nothing is left to take, so nobody would look again.
-            claimed = claimed._replace(next_due_at=self._next_due(tx.connection))
+            claimed = claimed._replace(next_due_at=self.next_due_at(tx.connection))
         if tx.seen.pop("more", False) and len(claimed.runs) < order.limit:
             soon = tx.now + _SOON
             due = soon if claimed.next_due_at is None else min(soon, claimed.next_due_at)
