@@ -149,6 +149,7 @@ async def wake_first(child: Child) -> None:
     child.wire.reach("wake first")
     await wake_up(child)
     await trigger_asleep(child)
+    child.wire.reach("word kept")
     await child.work()
 
 

@@ -63,6 +63,7 @@ class Operation:
     """A lease is held while it happens: it is also tried with a process that sleeps past its lease."""
     is_below: bool = False
     """Runs wait here, or are below others: see `SOME`."""
+    some: int = SOME
 
     @property
     def looked_at(self) -> str:
@@ -109,13 +110,20 @@ THREADED = (
 
 
 def _below(
-    name: str, program: str, *before: str, phase: str = "", when: int = 0, fault: bool = False, fenced: bool = False
+    name: str,
+    program: str,
+    *before: str,
+    phase: str = "",
+    when: int = 0,
+    fault: bool = False,
+    fenced: bool = False,
+    some: int = SOME,
 ) -> Operation:
     """An operation that comes after these programs; with `fault` the last of them dies at the first line of a job."""
     steps = [Before(one) for one in before]
     if fault:
         steps[-1] = Before(before[-1], "", ("job#1", "before"))
-    return Operation(name, program, tuple(steps), phase, when, fenced=fenced, is_below=True)
+    return Operation(name, program, tuple(steps), phase, when, fenced=fenced, is_below=True, some=some)
 
 
 _ASKS, _CALLS, _FAMILY, _GRAND = "trigger_asks", "trigger_calls", "trigger_family", "trigger_grand"
@@ -142,6 +150,7 @@ BELOW = (
     _below("cancel tree", "cancel_tree", _GRAND, "work", "work", "work", fault=True),
     _below("wake", "wake", "trigger_asleep", "work"),
     _below("wake first", "wake_first"),
+    _below("word kept", "wake_first", some=5),
 )
 INLINE = tuple(
     Operation(f"{one.name}, inline", one.program, one.before, one.looked_at, one.when, True, one.prepare, one.fenced)
@@ -367,7 +376,7 @@ def _is_left_out(operation: Operation, turns: Counter[str], point: str, phase: s
     turn = turns[way] + zlib.crc32(operation.name.encode()) * (not is_commit)
     turns[way] += 1
     if operation.is_below and not ALL:
-        return turn % (_COMMITS if is_commit else SOME) != 0
+        return turn % (_COMMITS if is_commit else operation.some) != 0
     return not is_commit and turn % EVERY != 0
 
 

@@ -39,7 +39,7 @@ STALE = {
 FORGETS = {"delete": ["deleted"], "purge": ["deleted"], "drop": ["outputs dropped"]}
 #: Operations during which no lease is held, so that none is taken over.
 NOBODY_HELD = (
-    "open", "trigger", "trigger many", "retrigger", "release", *FORGETS, "send", "wake",
+    "open", "trigger", "trigger many", "retrigger", "release", *FORGETS, "send", "wake", "wake first",
 )  # fmt: skip
 #: Statements that are not part of a run's life as this campaign walks it, and why.
 ELSEWHERE = {
