@@ -38,6 +38,7 @@ from holdfast.commit import desk as desk_module
 from holdfast.commit.committer import Committer
 from holdfast.commit.ticket import ORDER, Ticket
 from holdfast.store.base import Lease
+from holdfast.testing.clock import HandClock
 
 NOBODY = Lease("no such run", 1, "nobody")
 
@@ -329,6 +330,37 @@ def test_after_a_part_others_have_the_database_for_as_long_as_it_took(threaded: 
     assert all(part.wait(LONG).disposition == "created" for part in parts)
     gaps = [after[0] - before[1] for before, after in pairwise(times)]
     assert all(gap >= 0.02 for gap in gaps), gaps
+
+
+def test_what_tidies_waits_without_a_stir_while_a_part_rests(threaded: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    if threaded.store.locks:
+        return  # nothing rests there
+    upkeep, looks = threaded.committer._rounds.upkeep, [0]
+
+    def look(*, idle: bool = False) -> bool:
+        looks[0] += 1
+        return upkeep(idle=idle)
+
+    monkeypatch.setattr(threaded.committer._rounds, "upkeep", look)
+    threaded.store.before_commit.append(lambda: threading.Event().wait(0.1) and None)
+    parts = [Ticket("trigger", threaded.new(), bulk=True) for _ in range(2)]
+    threaded.join(*parts)
+    parts[0].wait(LONG)
+    assert threaded.committer.tidy().wait(LONG) is True
+    assert parts[1].done(), "all that is there goes first"
+    assert looks[0] <= 3
+
+
+def test_a_part_rests_for_a_second_at_most_however_late_it_has_become(
+    threaded: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(committer_module, "_LONGEST_REST", 0.05)
+    clock = HandClock()
+    monkeypatch.setattr(threaded.committer, "clock", clock)
+    threaded.store.before_commit.append(lambda: clock.advance(3600))
+    parts = [Ticket("trigger", threaded.new(), bulk=True) for _ in range(2)]
+    threaded.join(*parts)
+    assert all(part.wait(LONG).disposition == "created" for part in parts)
 
 
 def test_a_line_that_closes_serves_all_parts_that_are_in_it(threaded: Line) -> None:

@@ -15,6 +15,7 @@ from around import LONG, rows, until
 import databases
 from databases import StoreHere
 from holdfast import Holdfast, Step, StoreUnavailable, SyncStep
+from holdfast.commit.ticket import Ticket
 from holdfast.engine.leases import Judge
 from holdfast.store.base import ClaimOrder, Renewal, Sweep, Tx
 from holdfast.testing.clock import HandClock
@@ -476,6 +477,22 @@ def test_s9_a_sweep_renews_what_is_held_here_first_and_in_the_same_round(house: 
     house.begin(house.hold)
     house.store.rounds.clear()
     house.clock.advance(1)
+    until(lambda: any("expire" in verbs for verbs in house.store.rounds))
+    assert next(verbs for verbs in house.store.rounds if "expire" in verbs) == ["renew_leases", "expire"]
+
+
+def test_s9_a_sweep_renews_in_the_same_round_also_while_something_large_goes_in_parts(house: House) -> None:
+    house.app.init().wait(LONG)
+    house.begin(house.hold)
+    committer, worker = house.app._engine.committer, house.app._engine.worker
+    assert worker is not None
+    until(lambda: worker._asleep and not committer.backlog)
+    house.store.rounds.clear()
+    committer.gate = gate = threading.Event()
+    committer.join(*[Ticket("cancel_below", 1, bulk=True) for _ in range(2)])
+    worker.in_loop(worker._sweep)
+    until(lambda: committer.backlog >= 5, "the parts, and the sweep")
+    gate.set()
     until(lambda: any("expire" in verbs for verbs in house.store.rounds))
     assert next(verbs for verbs in house.store.rounds if "expire" in verbs) == ["renew_leases", "expire"]
 

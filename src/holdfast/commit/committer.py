@@ -14,7 +14,8 @@ What keeps it honest (each has its test in tests/commit):
   each alone would only take longer.
 * If COMMIT gives no answer, the round is played again with `tx.replay` set, and the verbs read back what happened.
 * No user code in a round: values are encoded before joining and decoded by whoever asks the reply.
-* Renewals overtake. A round is bounded in tickets and bytes, so that they need not wait behind 5,000 log lines.
+* Renewals overtake, and with them what judges leases in the same round. A round is bounded in tickets and bytes, so
+  that they need not wait behind 5,000 log lines.
 * The line is bounded: threads wait for room, event loops are refused (`Overloaded`), engine writes always pass.
 * What is large and comes in parts (`Ticket.bulk`) is served a part at a time, and whoever else is there comes between
   two parts. Where there is one writer, other processes get as much time between them as the last part took.
@@ -49,7 +50,7 @@ from .desk import Desk
 from .reply import Answer, Reply, _running_loop, answer, answered, may_wait, no_waiting
 from .round import Rounds, with_cause
 from .tally import Tally
-from .ticket import Rider, Ticket
+from .ticket import URGENT, Rider, Ticket
 from .turns import Turn, Turns
 
 _log = logging.getLogger("holdfast")
@@ -65,6 +66,9 @@ LOWER_MARK = UPPER_MARK // 2
 #: Microseconds that a rider waits before it goes along. What is over sooner costs nothing.
 RIDE_AFTER = 100_000
 _GONE = object()
+
+#: Seconds after which the next part of something large goes in any case; a machine may have slept during the last one.
+_LONGEST_REST = 1.0
 
 #: How long the end of the interpreter waits for what nobody awaited.
 _EXIT_SECONDS = 5.0
@@ -226,7 +230,7 @@ class Committer:
             self._rounds.refuse(tickets, refusal)
 
     def _queue_of(self, ticket: Ticket[Any]) -> deque[Ticket[Any]]:
-        return self._urgent if ticket.verb == "renew_leases" else self._bulk if ticket.bulk else self._line
+        return self._urgent if ticket.verb in URGENT else self._bulk if ticket.bulk else self._line
 
     def _refusal(self) -> StoreError | None:
         """Why nobody can be served; starts the thread for the first ticket."""
@@ -312,7 +316,8 @@ class Committer:
     def _next_round(self) -> bool:
         with self._door:
             self._end_round()
-            while not (self._line or self._urgent or self._tidying):
+            # While a part rests, what tidies waits for it, too.
+            while not (self._line or self._urgent or (self._tidying and not self._bulk)):
                 if self._bulk_may_go():
                     break
                 if self._closing:
@@ -332,7 +337,7 @@ class Committer:
         self._rounds.serve(self._serving)
         if self._bulk_went and not self.store.locks:
             now = self.clock.steady()
-            self._bulk_from = now + (now - began)
+            self._bulk_from = now + min(now - began, _LONGEST_REST)
 
     def _look_after(self) -> None:
         """Between two rounds: what is due in any case; and all that can be done, if somebody asked and nobody waits."""

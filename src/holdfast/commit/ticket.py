@@ -47,6 +47,9 @@ ORDER: tuple[Verb, ...] = get_args(Verb)
 #: ways, and each batch has its own: whoever waits for a key after it has got another may wait in a circle.
 APART: tuple[Verb, ...] = ("delete", "trigger_many")
 
+#: What overtakes the line: renewals, and the judgement of leases with those that came with it, in one round (S9).
+URGENT: tuple[Verb, ...] = ("renew_leases", "expire")
+
 
 class Rider(Protocol):
     """Something that is worth a row, but not a round. See `Committer.riders`."""

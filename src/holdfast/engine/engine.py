@@ -435,8 +435,11 @@ class Engine:
         if not self.committer.has_part_in_line("cancel_below"):
             self.committer.join(self.cancelling_below(), pass_always=True)
 
-    def cancelling_below(self) -> Ticket[Any]:
-        """The next of them. Whoever looks after the database later does it, too, if this is lost."""
+    def cancelling_below(self, along: int | None = None) -> Ticket[Any]:
+        """The next of them. Whoever looks after the database later does it, too, if this is lost.
+
+        `along`: at most so many, in a round with others.
+        """
 
         def cancelled(rows: list[RunRow]) -> None:
             """In the committing thread."""
@@ -444,7 +447,8 @@ class Engine:
                 self.ended_elsewhere(rows)
                 self.cancel_below()
 
-        ticket: Ticket[Any] = Ticket("cancel_below", _BELOW_AT_ONCE, then=cancelled, bulk=True)
+        most = _BELOW_AT_ONCE if along is None else min(along, _BELOW_AT_ONCE)
+        ticket: Ticket[Any] = Ticket("cancel_below", most, then=cancelled, bulk=along is None)
         ticket._asked = True
         return ticket
 

@@ -433,7 +433,7 @@ class Worker:
         deadlines = _unasked("pass_deadlines", sweep.limit)
         deadlines.then = passed
         asked = self.engine.committer.has_part_in_line("cancel_below")
-        below = [] if asked else [self.engine.cancelling_below()]
+        below = [] if asked else [self.engine.cancelling_below(along=sweep.limit)]
         return [*self.engine.keeper.renewals(), expire, deadlines, *below, *here]
 
     # -- one by one --------------------------------------------------------------------------------------------
