@@ -37,7 +37,7 @@ async def forget(
         if not ids or ids == before:  # nothing left; or a store that gives again and again what it will not forget
             break
         before = ids
-        while left and goes_on():
+        while left:
             began = engine.clock.steady()
             answers = await _done(engine, verb, left)
             gone = [answer.accepted if isinstance(answer, Deleted) else answer for answer in answers]
@@ -46,6 +46,9 @@ async def forget(
                 engine.hub.gone([run_id for run_id, accepted in zip(left, gone, strict=True) if accepted])
             left = [run_id for run_id, answer in zip(left, answers, strict=True) if is_part(answer)]
             await _pause(engine, engine.clock.steady() - began)
+            # Asked after a part: what was looked for is not looked for in vain, however soon work comes again.
+            if not goes_on():
+                return done
     return done
 
 
