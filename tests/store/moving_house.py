@@ -54,9 +54,9 @@ class House:
 
         @app.job(retry=Retry(1, delay="1h"))
         def work(step: SyncStep, name: str) -> str:
-            step.log.info("at it", name=name)
             step.progress(1, 2, "steps")
             step.run("first", self.effect, f"{name} first")
+            step.log.info("half done", name=name)
             if name == "fails" and step.attempt == 0:
                 raise ValueError(name)
             return step.run("second", self.effect, f"{name} second")
