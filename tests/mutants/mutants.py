@@ -1059,6 +1059,11 @@ _add(
     crash=("cancel tree", "after", "S7"),
 )
 _add(
+    "what a completed run left going stays when those above it end",
+    Code("store.below:Below._after_ends", ("tree == KEEPS and parent is not None", "False")),
+    tests=(_STORE + "what_a_completed_run_left_going_goes_with_what_is_above_it",),
+)
+_add(
     "run of a cancelled tree claimed",
     Code("store.below:Below._doomed", ("if below else set()", "if below and False else set()")),
     tests=(_STORE + "no_run_of_a_cancelled_tree_is_claimed",),

@@ -85,6 +85,8 @@ HOT: dict[str, tuple[Any, ...]] = {
     "sent_signals": (json.dumps([["s0", AWAKE, "go", "1", "key"]]),),
     "take_signals": (json.dumps([["me", AWAKE, 1, "wait#0", "go"]]),),
     "taken_signals": (json.dumps([["me", AWAKE, 1, "wait#0", "go"]]), NOW),
+    "leave_going": (json.dumps([AWAKE]),),
+    "go_through": (2,),
     "cancel_below": (NOW, 2),
     "settle_trees": (),
     "above_ended": (json.dumps([AWAKE]),),

@@ -129,19 +129,10 @@ class Forest:
             if row["kind"] == "change" and row["before"] not in TERMINAL and row["after"] in TERMINAL
         }
 
-    def ended_above(self, id: str, *, directly: bool = False) -> int | None:
-        """The place in the audit of the first end without output above this run.
-
-        `directly`: with no completed run in between. What such a run has spawned may go on, or may be cancelled.
-        """
-        ends: list[int] = []
-        for one in self.above(id):
-            status = self.runs[one]["status"]
-            if directly and status == "completed":
-                break
-            if status in _NO_OUTPUT and one in self.ends:
-                ends.append(self.ends[one])
-        return min(ends, default=None)
+    def ended_above(self, id: str) -> int | None:
+        """The place in the audit of the first end without output above this run."""
+        above = [one for one in self.above(id) if self.runs[one]["status"] in _NO_OUTPUT]
+        return min((self.ends[one] for one in above if one in self.ends), default=None)
 
     # -- S6 ----------------------------------------------------------------------------------------------------
 
@@ -204,9 +195,7 @@ class Forest:
                 continue  # I2, I14
             if status == "cancelled":
                 asked = run["parent_id"] is None and id in self.checker.cancelled
-                # Of a run that had been tried before, the error of its last attempt may still be there.
-                named = run["error_type"] == "ParentEnded" or run["attempt"] > 0
-                below = named and self.ended_above(id) is not None
+                below = run["error_type"] == "ParentEnded" and self.ended_above(id) is not None
                 self.need(asked or below, "S7", f"{place} is cancelled ({run['error_type']}), for no reason", id)
                 continue
             meant = self.readings[root_of(place)].outcomes.get(place)
@@ -244,7 +233,7 @@ class Forest:
         for (id, _), at in self.checker.claims.items():
             last[id] = max(at, last.get(id, 0))
         for id, run in self.runs.items():
-            above = self.ended_above(id, directly=True)
+            above = self.ended_above(id)
             if above is None:
                 continue
             self.counts["below an end"] += 1

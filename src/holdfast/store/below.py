@@ -16,6 +16,10 @@ from ..model.wait import NewSignal, WaitRow, wait_key
 from .base import SIGNALS_UNREAD, Sent, StepSave, Take, Taken, Triggered, Tx, WaitSave
 from .said import Said
 
+#: What a run may have of a tree once it has ended, with its output and without.
+KEEPS = 1
+LEAVES = 2
+
 #: Sleeping runs that one claim may wake: more than it takes, and no more than others can wait for.
 WOKEN_AT_ONCE = 200
 
@@ -133,6 +137,8 @@ class Below(Said):
         """These runs have just ended, each with the run above it and what it has of a tree."""
         if trees := [run_id for run_id, _, tree in ended if tree]:
             self._do(tx.connection, "delete_waits", trees)
+        if kept := [run_id for run_id, parent, tree in ended if tree == KEEPS and parent is not None]:
+            self._do(tx.connection, "leave_going", kept)
         self._wake(tx, [parent for _, parent, _ in ended if parent is not None])
 
     def _rows_ended(self, tx: Tx, rows: Sequence[RunRow]) -> None:
@@ -142,7 +148,12 @@ class Below(Said):
         return [self._cancel_below(tx, limit) for limit in limits]
 
     def _cancel_below(self, tx: Tx, limit: int) -> list[RunRow]:
-        rows = [RunRow(*row) for row in self._find(tx.connection, "cancel_below", tx.now, limit)]
+        rows: list[RunRow] = []
+        through: Sequence[Any] = [None]
+        while through and not rows:
+            # Several that have ended with their output may stand above each other.
+            through = self._find(tx.connection, "go_through", limit)
+            rows = [RunRow(*row) for row in self._find(tx.connection, "cancel_below", tx.now, limit)]
         self._find(tx.connection, "settle_trees")
         self._pass_on(tx, [row.concurrency_key for row in rows])
         if trees := [row.id for row in rows if row.tree]:
@@ -175,4 +186,4 @@ class Below(Said):
         return [WaitRow(*row) for row in self._find(connection, "find_waits", run_id)]
 
 
-__all__ = ["WOKEN_AT_ONCE", "Below"]
+__all__ = ["LEAVES", "WOKEN_AT_ONCE", "Below"]

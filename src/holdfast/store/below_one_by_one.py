@@ -169,6 +169,12 @@ class BelowOneByOne(Store):
         if run.tree:
             for key in [key for key in tables.waits if key[0] == run.id]:
                 del tables.waits[key]
+        if run.tree == _KEEPS and any(
+            below.completed_at is None or below.tree == _LEFT_GOING
+            for below in tables.runs.values()
+            if below.parent_id == run.id
+        ):
+            self._put(tx, run._replace(tree=_LEFT_GOING))
         if run.parent_id is not None:
             self._wake(tx, [run.parent_id])
 
@@ -178,6 +184,12 @@ class BelowOneByOne(Store):
     def _cancel_below(self, tx: Tx, limit: int) -> list[RunRow]:
         tables: _Tables = self.tables(tx.connection)
         left = {run.id for run in tables.runs.values() if run.tree == _LEAVES}
+        through = set(left)
+        while through:
+            # Also below those that have ended with their output.
+            rows = [run for run in tables.runs.values() if run.parent_id in through and run.tree == _LEFT_GOING]
+            through = {self._put(tx, run._replace(tree=_LEAVES)).id for run in rows}
+            left |= through
         found = [run for run in tables.runs.values() if run.parent_id in left and run.completed_at is None]
         rows = [
             self._let_go(
@@ -217,7 +229,8 @@ class BelowOneByOne(Store):
         return sorted(rows, key=lambda wait: (wait.created_at, wait.key))
 
 
-_LEAVES = 2
+# What a run may have of a tree once it has ended: see the column.
+_KEEPS, _LEAVES, _LEFT_GOING = 1, 2, 3
 
 
 def _sleepers(tables: _Tables) -> list[tuple[str, int]]:

@@ -69,6 +69,8 @@ class MysqlStore(SeveralWriters, MysqlServer, MysqlMovable):
             "wake": self._say_wake,
             "sleepers_due": self._say_sleepers_due,
             "take_signals": self._say_take_signals,
+            "leave_going": self._say_leave_going,
+            "go_through": self._say_go_through,
             "cancel_below": self._say_cancel_below,
             "settle_trees": self._say_settle_trees,
             "forget_workers": self._say_forget_workers,
@@ -191,6 +193,16 @@ class MysqlStore(SeveralWriters, MysqlServer, MysqlMovable):
     def _say_take_signals(self, link: Link, takes: Sequence[Any]) -> int:
         oldest = self._found(link, "oldest_signals", takes)
         return self._change(link, "take_signals", oldest) if oldest else 0
+
+    def _say_leave_going(self, link: Link, ids: Sequence[str]) -> int:
+        mine = [run_id for (run_id,) in self._found(link, "left_going", ids)]
+        return self._change(link, "leave_going", mine) if mine else 0
+
+    def _say_go_through(self, link: Link, limit: int) -> list[Any]:
+        mine = self._lock_free(link, [run_id for (run_id,) in self._find(link, "look_through", limit)])
+        if mine:
+            self._change(link, "go_through", mine)
+        return mine
 
     def _say_cancel_below(self, link: Link, now: int, limit: int) -> list[Any]:
         ids = self._lockable(link, self._find(link, "look_below", limit * _LOOKED_AT))

@@ -166,7 +166,7 @@ class OneByOne(BelowOneByOne):
             # What it waits for may have come before it did.
             self._wake(tx, [run.id])
             now = self.tables(tx.connection).runs[run.id]
-            return Ended(True, tx.now, now.status, now.tree > 1)
+            return Ended(True, tx.now, now.status, now.tree == 2)
         run = self.tables(tx.connection).runs.get(ending.lease.run_id)
         # Nobody but the holder leaves the generation as it was.
         reached = (wanted, "pending") if wanted == "waiting" else (wanted,)

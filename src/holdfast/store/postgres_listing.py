@@ -20,7 +20,7 @@ _ERRORED = "r.status in ('failed', 'timed_out', 'finalize_failed', 'cancelled')"
 
 #: A tree is as old as the last of its ends.
 _WHOLE = """not exists (select 1 from holdfast_runs as m
-  where m.root_id = r.id and (m.completed_at is null or m.completed_at >= $1))"""
+  where m.root_id = r.id and m.attempt >= 0 and (m.completed_at is null or m.completed_at >= $1))"""
 
 
 def _among(values: list[Any], wanted: str) -> str:
@@ -48,8 +48,8 @@ def listing(filter: RunFilter, rows: Callable[[Sequence[Any]], str]) -> tuple[st
     for column, wanted in (("id", filter.ids), ("job_name", filter.jobs), ("status", filter.statuses)):
         if wanted:
             text += f" and r.{column} {_among(values, rows(wanted))}"
-    if filter.jobs:
-        text += " and r.attempt >= 0"  # says that the index by job may be used
+    if filter.jobs or filter.parent is not None or filter.root is not None:
+        text += " and r.attempt >= 0"  # says that the index by it may be used
     for key, value in labels:
         text += f""" and exists (
           select 1 from holdfast_labels

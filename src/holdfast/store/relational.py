@@ -49,7 +49,7 @@ from .base import (
     conflict_in,
     the_first_counts,
 )
-from .below import Below
+from .below import LEAVES, Below
 
 #: The columns of a run that are stored in its row, in the order of `RunRow`.
 STORED = RunRow._fields[:-3]
@@ -58,8 +58,6 @@ BARE_COLUMNS = ", ".join(STORED)
 
 #: Statuses that are no end.
 _GO_ON = frozenset({"pending", "leased", "waiting"})
-#: Of a tree: what is below is to be cancelled.
-_LEAVES = 2
 
 #: In the order of `find_triggered`: the run itself, who has its idempotency key.
 _DISPOSITIONS: tuple[Literal["created", "idempotent"], ...] = ("created", "idempotent")
@@ -182,7 +180,7 @@ class Relational(Below):
             wanted = str(e.transition.target)
             if done:
                 status = "pending" if e.lease.run_id in woken else wanted
-                answers.append(Ended(True, tx.now, status, ended[e.lease[:2]] == _LEAVES))
+                answers.append(Ended(True, tx.now, status, ended[e.lease[:2]] == LEAVES))
             else:
                 # Nobody but the holder leaves the generation as it was: the ending was written before, and its
                 # answer lost.

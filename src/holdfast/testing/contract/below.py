@@ -466,6 +466,44 @@ class TreeContract(BelowBench):
             self.cancel_below()
             assert self.status(child.id) == expected, cause
 
+    def left_going(self, levels: int) -> tuple[Lease, list[str], str]:
+        """A run under way, some below each other that have completed, and what the last of them has left behind."""
+        lease, (child,) = self.parent()
+        ended: list[tuple[Lease, str]] = []
+        for _ in range(levels):
+            inner = self.lease_of(child, self.claim("below"))
+            ended.append((inner, child))
+            below = self.child(inner, wait=None)
+            self.save_wait(self.wait(inner, kind="timer", delay=1, children=(below,)))
+            child = below.id
+        for inner, _ in reversed(ended):
+            assert not self.finish(inner).leaves
+        return lease, [run_id for _, run_id in ended], child
+
+    def test_what_a_completed_run_left_going_goes_with_what_is_above_it(self) -> None:
+        for levels in (1, 3):
+            lease, ended, left = self.left_going(levels)
+            assert self.cancel_below() == []
+            assert self.status(left) == "pending"
+            self.cancel(lease.run_id)
+            assert [row.id for row in self.cancel_below()] == [left]
+            assert self.cancel_below() == []
+            assert {self.status(run_id) for run_id in ended} == {"completed"}
+
+    def test_what_a_completed_run_left_going_is_not_claimed_once_what_is_above_it_has_ended(self) -> None:
+        lease, _, left = self.left_going(2)
+        self.cancel(lease.run_id)
+        self.do("cancel_below", [0])  # a look that takes nothing decides nothing either
+        assert self.claim("below") == []
+        assert (self.status(left), self.run(left).error_type) == ("cancelled", "ParentEnded")
+
+    def test_what_ended_before_the_run_above_it_is_left_alone_when_that_goes(self) -> None:
+        lease, ended, left = self.left_going(1)
+        self.finish(self.lease_of(left, self.claim("below")))
+        self.cancel(lease.run_id)
+        assert self.cancel_below() == []
+        assert {self.status(run_id) for run_id in (*ended, left)} == {"completed"}
+
     def test_a_retried_run_keeps_what_is_below_it(self) -> None:
         lease = self.lease()
         child = self.child(lease)

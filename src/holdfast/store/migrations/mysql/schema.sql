@@ -46,8 +46,9 @@ create table if not exists holdfast_runs (
   waiting_for varchar(16),  -- children | finalize | signal | timer | child
   wake_at bigint,  -- while it waits: when the first of its waits is over, whatever comes
   used bigint not null default 0,  -- microseconds that this attempt had run when it began to wait
-  tree smallint not null default 0 check (tree in (0, 1, 2)),  -- 1: it has waits, or runs below it
+  tree smallint not null default 0 check (tree in (0, 1, 2, 3)),  -- 1: it has waits, or runs below it
     -- 2: it has ended without its output, and what is below it is to be cancelled
+    -- 3: it has ended with its output while something below went on, which goes with those above
   idempotency_key varchar(255),
   concurrency_key varchar(255),
   tenant varchar(255) not null default '',
@@ -78,6 +79,7 @@ create table if not exists holdfast_runs (
   open_key varchar(255) as (if(completed_at is null, concurrency_key, null)) stored,
   open_root varchar(64) as (if(completed_at is null, root_id, null)) stored,
   leaves tinyint as (if(tree = 2, 1, null)) stored,
+  left_going varchar(64) as (if(tree = 3, root_id, null)) stored,
   check ((status = 'leased') = (lease_owner is not null)),
   check ((status = 'leased') = (lease_expires_at is not null)),
   check (status <> 'leased' or (turn = 2) = (concurrency_key is not null)),
@@ -102,6 +104,7 @@ create table if not exists holdfast_runs (
   -- What is below a run, or anywhere in its tree, and has not ended.
   index holdfast_runs_unended (open_root, parent_id, awaited_as),
   index holdfast_runs_above_cancelled (leaves),
+  index holdfast_runs_left_going (left_going, parent_id),
   index holdfast_runs_by_root (root_id, id),
   unique index holdfast_runs_idempotency (tenant, job_name, idempotency_key),
   -- At most one that was never claimed, per job and key; retried, expired and woken runs keep their place beside it,

@@ -45,8 +45,9 @@ create table holdfast_runs (
   waiting_for text collate "C",  -- children | finalize | signal | timer | child
   wake_at bigint,  -- while it waits: when the first of its waits is over, whatever comes
   used bigint not null default 0,  -- microseconds that this attempt had run when it began to wait
-  tree smallint not null default 0 check (tree in (0, 1, 2)),  -- 1: it has waits, or runs below it
+  tree smallint not null default 0 check (tree in (0, 1, 2, 3)),  -- 1: it has waits, or runs below it
     -- 2: it has ended without its output, and what is below it is to be cancelled
+    -- 3: it has ended with its output while something below went on, which goes with those above
   idempotency_key text collate "C",
   concurrency_key text collate "C",
   tenant text collate "C" not null default '',
@@ -95,14 +96,16 @@ create index holdfast_runs_ended on holdfast_runs (outputs_kept, completed_at)
   where completed_at is not null and parent_id is null;
 create index holdfast_runs_by_job on holdfast_runs (job_name, id) where attempt >= 0;
 create index holdfast_runs_by_parent on holdfast_runs (parent_id, child_index)
-  where parent_id is not null;
+  where parent_id is not null and attempt >= 0;
 -- What is below a run, or anywhere in its tree, and has not ended.
 create index holdfast_runs_unended on holdfast_runs (root_id, parent_id, awaited_as)
   where completed_at is null and root_id is not null;
 create index holdfast_runs_above_cancelled on holdfast_runs (id)
   where tree = 2;
+create index holdfast_runs_left_going on holdfast_runs (root_id, parent_id)
+  where tree = 3;
 create index holdfast_runs_by_root on holdfast_runs (root_id, id)
-  where root_id is not null;
+  where root_id is not null and attempt >= 0;
 create unique index holdfast_runs_idempotency on holdfast_runs (tenant, job_name, idempotency_key)
   where idempotency_key is not null;
 -- At most one that was never claimed, per job and key; retried, expired and woken runs keep their place beside it, and

@@ -44,8 +44,9 @@ create table holdfast_runs (
   waiting_for text,  -- children | finalize | signal | timer | child
   wake_at integer,  -- while it waits: when the first of its waits is over, whatever comes
   used integer not null default 0,  -- microseconds that this attempt had run when it began to wait
-  tree integer not null default 0 check (tree in (0, 1, 2)),  -- 1: it has waits, or runs below it
+  tree integer not null default 0 check (tree in (0, 1, 2, 3)),  -- 1: it has waits, or runs below it
     -- 2: it has ended without its output, and what is below it is to be cancelled
+    -- 3: it has ended with its output while something below went on, which goes with those above
   idempotency_key text,
   concurrency_key text,
   tenant text not null default '',
@@ -95,6 +96,8 @@ create index holdfast_runs_unended on holdfast_runs (root_id, parent_id, awaited
   where completed_at is null and root_id is not null;
 create index holdfast_runs_above_cancelled on holdfast_runs (id)
   where tree = 2;
+create index holdfast_runs_left_going on holdfast_runs (root_id, parent_id)
+  where tree = 3;
 create index holdfast_runs_by_root on holdfast_runs (root_id, id)
   where root_id is not null;
 create unique index holdfast_runs_idempotency on holdfast_runs (tenant, job_name, idempotency_key)

@@ -118,6 +118,32 @@ from {takes} {held}
 left join holdfast_signals as s force index (holdfast_signals_by_run) on s.run_id = e.id and s.consumed_by = e.name
 left join holdfast_waits as w force index (primary) on w.run_id = e.id and w.`key` = e.name;
 
+-- name: left_going
+-- Of these, which have ended with their output, those below which something goes on: it goes with whatever ends above.
+select r.id from {runs}
+where r.tree = 1 and (
+  exists (
+    select 1 from holdfast_runs as c force index (holdfast_runs_unended)
+    where c.open_root = r.root_id and c.parent_id = r.id)
+  or exists (
+    select 1 from holdfast_runs as c force index (holdfast_runs_left_going)
+    where c.left_going = r.root_id and c.parent_id = r.id));
+
+-- name: leave_going
+update {runs} set r.tree = 3 where r.tree = 1;
+
+-- name: look_through
+-- Runs that had ended with their output below those that have ended without: the next level is below them, too.
+select c.id
+from holdfast_runs as t force index (holdfast_runs_above_cancelled)
+straight_join holdfast_runs as c force index (holdfast_runs_left_going)
+  on c.left_going = coalesce(t.root_id, t.id) and c.parent_id = t.id
+where t.leaves = 1
+limit $1;
+
+-- name: go_through
+update {runs} set r.tree = 2 where r.tree = 3;
+
 -- name: look_below
 -- The next level of runs below those that have ended without their output.
 select c.id, c.concurrency_key
@@ -146,6 +172,9 @@ from holdfast_runs as t force index (holdfast_runs_above_cancelled)
 where t.leaves = 1 and not exists (
   select 1 from holdfast_runs as c force index (holdfast_runs_unended)
   where c.open_root = coalesce(t.root_id, t.id) and c.parent_id = t.id)
+  and not exists (
+  select 1 from holdfast_runs as c force index (holdfast_runs_left_going)
+  where c.left_going = coalesce(t.root_id, t.id) and c.parent_id = t.id)
 limit $1;
 
 -- name: settle_trees

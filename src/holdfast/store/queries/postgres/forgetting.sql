@@ -19,7 +19,7 @@ cross join lateral (select * from holdfast_runs where id = e.id offset 0) as r;
 with e as materialized (select jsonb_array_elements_text($1::jsonb) as id)
 select id from e
 union
-select m.id from e cross join lateral (select id from holdfast_runs where root_id = e.id offset 0) as m;
+select m.id from e cross join lateral (select id from holdfast_runs where root_id = e.id and attempt >= 0 offset 0) as m;
 
 -- name: members
 -- What is below these runs, $2 of it at most, each with how much there is of it. All of it has ended, and whoever deletes
@@ -29,7 +29,7 @@ select m.id,
   + (select count(*) from holdfast_step_attempts where run_id = m.id)
   + (select count(*) from holdfast_logs where run_id = m.id)
 from jsonb_array_elements_text($1::jsonb) as e (id)
-cross join lateral (select id from holdfast_runs where root_id = e.id offset 0) as m
+cross join lateral (select id from holdfast_runs where root_id = e.id and attempt >= 0 offset 0) as m
 limit $2;
 
 -- name: delete_labels

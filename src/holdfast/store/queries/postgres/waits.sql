@@ -130,6 +130,36 @@ left join lateral (
   select until from holdfast_waits where run_id = r.id and key = e.value ->> 3 offset 0) as w on true
 where r.generation = (e.value ->> 2)::bigint and r.lease_owner = e.value ->> 0;
 
+-- name: leave_going
+-- Of these, which have ended with their output, those below which something goes on: it goes with whatever ends above.
+update holdfast_runs as r set tree = 3
+where r.id = any (array(select jsonb_array_elements_text($1::jsonb))) and r.tree = 1 and (
+  exists (
+    select 1 from holdfast_runs as c
+    where c.root_id = r.root_id and c.parent_id = r.id and c.completed_at is null and c.root_id is not null offset 0)
+  or exists (
+    select 1 from holdfast_runs as c
+    where c.root_id = r.root_id and c.parent_id = r.id and c.tree = 3 offset 0));
+
+-- name: go_through
+-- Runs that had ended with their output below those that have ended without: the next level is below them, too.
+with c as materialized (
+  select c.id
+  from (select id, root_id from holdfast_runs where tree = 2 offset 0) as t
+  cross join lateral (
+    select id from holdfast_runs
+    where root_id = coalesce(t.root_id, t.id) and parent_id = t.id and tree = 3
+    offset 0) as c
+  limit $1),
+l as materialized (
+  select r.id from holdfast_runs as r
+  where r.id = any (array(select id from c)) and r.tree = 3
+  order by r.id
+  for no key update skip locked)
+update holdfast_runs as r set tree = 2
+from l where r.id = l.id
+returning r.id;
+
 -- name: cancel_below
 -- The next level of runs below those that have ended without their output. More are looked at than are taken, so that
 -- those which somebody holds locked do not stand before the others.
@@ -167,12 +197,20 @@ where id = any (array(
     select 1 from holdfast_runs as c
     where c.root_id = coalesce(r.root_id, r.id) and c.parent_id = r.id
       and c.completed_at is null and c.root_id is not null offset 0)
+    and not exists (
+      select 1 from holdfast_runs as c
+      where c.root_id = coalesce(r.root_id, r.id) and c.parent_id = r.id and c.tree = 3 offset 0)
   order by r.id for no key update of r skip locked));
 
 -- name: above_ended
 -- Why these were cancelled, which nobody has asked for.
 update holdfast_runs set error = 'The run above it ended first', error_type = 'ParentEnded'
-where id = any (array(select jsonb_array_elements_text($1::jsonb))) and status = 'cancelled';
+from (
+  select r.id
+  from jsonb_array_elements_text($1::jsonb) as e (id)
+  cross join lateral (select id, status from holdfast_runs where id = e.id offset 0) as r
+  where r.status = 'cancelled') as c
+where holdfast_runs.id = c.id;
 
 -- name: doomed
 -- Of these runs those that have above them one that has ended without its output.

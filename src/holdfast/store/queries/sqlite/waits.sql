@@ -104,6 +104,28 @@ cross join holdfast_runs as r
 left join holdfast_signals as s on s.run_id = r.id and s.consumed_by = e.value ->> 3
 left join holdfast_waits as w on w.run_id = r.id and w.key = e.value ->> 3;
 
+-- name: leave_going
+-- Of these, which have ended with their output, those below which something goes on: it goes with whatever ends above.
+update holdfast_runs as r set tree = 3
+where r.id in (select value from json_each(?1)) and r.tree = 1 and (
+  exists (
+    select 1 from holdfast_runs as c
+    where c.root_id = r.root_id and c.parent_id = r.id and c.completed_at is null and c.root_id is not null)
+  or exists (
+    select 1 from holdfast_runs as c where c.root_id = r.root_id and c.parent_id = r.id and c.tree = 3));
+
+-- name: go_through
+-- Runs that had ended with their output below those that have ended without: the next level is below them, too.
+update holdfast_runs set tree = 2
+where id in (
+  select c.id
+  from holdfast_runs as t
+  cross join holdfast_runs as c
+    on c.root_id = coalesce(t.root_id, t.id) and c.parent_id = t.id and c.tree = 3
+  where t.tree = 2
+  limit ?1)
+returning id;
+
 -- name: cancel_below
 -- The next level of runs below those that have ended without their output.
 update holdfast_runs as r set
@@ -125,7 +147,10 @@ update holdfast_runs as r set tree = 1
 where r.tree = 2 and not exists (
   select 1 from holdfast_runs as c
   where c.root_id = coalesce(r.root_id, r.id) and c.parent_id = r.id
-    and c.completed_at is null and c.root_id is not null);
+    and c.completed_at is null and c.root_id is not null)
+  and not exists (
+    select 1 from holdfast_runs as c
+    where c.root_id = coalesce(r.root_id, r.id) and c.parent_id = r.id and c.tree = 3);
 
 -- name: above_ended
 -- Why these were cancelled, which nobody has asked for.
