@@ -25,12 +25,13 @@ pytestmark = pytest.mark.sampled("what a server does is the same on every Python
 
 MANY = 4000
 LEASE = 30_000_000
+NOW, EARLIER, NEVER = "known to the planner", "known as it was before anything waited", "unknown to the planner"
 
 
 class Full:
     """A database with thousands of runs of each kind: ended, pending with and without a key, delayed, leased."""
 
-    def __init__(self, url: str, *, analysed: bool) -> None:
+    def __init__(self, url: str, *, analysed: str) -> None:
         self.clock = HandClock()
         self.store = PostgresStore(url, clock=self.clock)
         self.store.migrate()
@@ -42,6 +43,8 @@ class Full:
         self.trigger(MANY // 4, job="waiting", keyed=True)
         self.trigger(MANY // 4, job="waiting")
         self.trigger(MANY // 4, job="waiting", delay=LEASE * 100)
+        if analysed == EARLIER:
+            self.link.say("vacuum analyze")
         self.put_to_sleep(MANY // 4, "asleep")
         for lease in self.put_to_sleep(MANY // 16, "above", below=4)[MANY // 32 :]:
             self.do("cancel", [lease.run_id])
@@ -49,7 +52,7 @@ class Full:
             pass
         self.trigger(20, keyed=True)
         self.trigger(20)
-        if analysed:
+        if analysed == NOW:
             self.link.say("vacuum analyze")
         # Planned by what is there now, which is what happens to any session before long.
         self.link.say("discard plans")
@@ -113,10 +116,10 @@ def pages_of(plan: dict[str, Any]) -> int:
     return int(plan["Shared Hit Blocks"]) + int(plan["Shared Read Blocks"])
 
 
-@pytest.fixture(scope="module", params=["known to the planner", "unknown to the planner"])
+@pytest.fixture(scope="module", params=[NOW, EARLIER, NEVER])
 def full(request: pytest.FixtureRequest) -> Iterator[Full]:
     with contextmanager(databases._fresh)("postgres") as url:
-        full = Full(url, analysed=request.param == "known to the planner")
+        full = Full(url, analysed=request.param)
         yield full
         full.store.disconnect(full.link)
 
@@ -205,6 +208,24 @@ def test_what_puts_runs_to_sleep_and_wakes_them_looks_at_few_pages(full: Full) -
     found = watched(full, lambda: in_transactions(full, life))
     assert set(HOT_WHEN_WAITING.split()) <= set(found)
     are_cheap(found)
+
+
+def test_what_ends_the_rest_of_a_large_tree_does_not_read_what_has_ended(full: Full) -> None:
+    def life() -> None:
+        full.trigger(1, job="large")
+        (above,) = full.claim(1, "large")
+        wait = full.wait(above, below=MANY // 2)
+        below = [run._replace(job_name="limb") for run in wait.children]
+        full.do("save_waits", [wait._replace(children=tuple(below))])
+        full.do("finish", [full.ending(above, Cause.SUSPEND)])
+        full.do("cancel", [run.id for run in below[40:]])
+        full.do("cancel", [above.run_id])
+        assert full.claim(20, "limb") == []
+        assert len(full.do("cancel_below", [100])[0]) == 20
+
+    found = watched(full, lambda: in_transactions(full, life))
+    assert {"doomed", "above_ended", "cancel_below", "settle_trees"} <= set(found)
+    are_cheap({name: found[name] for name in ("doomed", "above_ended", "cancel_below", "settle_trees")})
 
 
 def are_cheap(found: dict[str, tuple[int, str]]) -> None:
