@@ -40,7 +40,7 @@ async def forget(
         while left:
             began = engine.clock.steady()
             answers = await _done(engine, verb, left)
-            gone = [answer.accepted if isinstance(answer, Deleted) else answer for answer in answers]
+            gone: list[bool] = [answer.accepted if isinstance(answer, Deleted) else answer for answer in answers]
             done += sum(gone)
             if verb == "delete":
                 engine.hub.gone([run_id for run_id, accepted in zip(left, gone, strict=True) if accepted])
