@@ -4,8 +4,8 @@
     python benchmarks/explain.py postgres --write
 
 The statements are those that the stores send. The database is filled before: runs that have ended, that wait for their
-time, for their key or for a worker, that are executed, and steps, attempts, lines, labels. What PostgreSQL shows is the
-plan for all values, as a session that writes has it.
+time, for their key or for a worker, that are executed, that sleep; trees; steps, attempts, lines, labels. What
+PostgreSQL shows is the plan for all values, as a session that writes has it.
 """
 
 from __future__ import annotations
@@ -83,6 +83,7 @@ def fill(url: str) -> None:
     places.add(
         url, 1000, "8", **{**pending, "status": "'failed'"}, job_name="'broken'", completed_at=str(now), error="'x'"
     )
+    _fill_waiting(url, {**common, "run_at": str(now), "generation": "1", "tree": "1"}, now)
     few = "select id, {} from holdfast_runs where job_name = 'leased'"
     for table, columns, values in (
         ("step_attempts", "name, occurrence, run_attempt, number, position, generation, started_at",
@@ -104,7 +105,37 @@ def fill(url: str) -> None:
     if places.kind_of(url) == "postgres":
         places.rows(url, "vacuum analyze")
     else:
-        places.rows(url, "analyze table holdfast_runs, holdfast_steps, holdfast_labels, holdfast_logs, holdfast_keys")
+        places.rows(url, "analyze table holdfast_runs, holdfast_steps, holdfast_labels, holdfast_logs, holdfast_keys, "
+                         "holdfast_waits, holdfast_signals")  # fmt: skip
+
+
+def _fill_waiting(url: str, common: dict[str, str], now: int) -> None:
+    """Runs that sleep, that wait for a signal, for runs below them, and those below one that was cancelled."""
+    below = {**common, "tree": "0", "job_name": "'below'", "awaited_as": "'wait#0'"}
+    waiting = {**common, "status": "'waiting'", "generation": "1"}
+    places.add(url, 5000, "w1", **waiting, job_name="'asleep'", waiting_for="'timer'", wake_at=f"{now} + i * 1000")
+    places.add(url, 1000, "w2", **waiting, job_name="'hears'", waiting_for="'signal'")
+    places.add(url, 1000, "w3", **waiting, job_name="'above'", waiting_for="'children'")
+    ended = {"status": "'cancelled'", "completed_at": str(now), "error": "'x'", "error_type": "'Cancelled'"}
+    places.add(url, 100, "w4", **{**common, **ended, "tree": "2"}, job_name="'cancelled'")
+    for prefix, above, many, columns in (
+        ("x3", "w3", 1000, {"status": "'pending'"}),
+        ("y3", "w3", 1000, {**ended, "status": "'completed'", "output": "'1'"}),
+        ("x4", "w4", 100, {"status": "'waiting'", "tree": "1"}),
+        ("y4", "w4", 100, {**ended, "status": "'completed'", "output": "'1'", "tree": "3"}),
+    ):
+        for number in range(5):
+            run_id = f"(select id from holdfast_runs where id = {places.id_of(url, above)})"
+            values = {**below, "parent_id": run_id, "root_id": run_id, "child_index": str(number), **columns}
+            places.add(url, many, f"{prefix}{number}", **values)
+    key = "key" if places.kind_of(url) == "postgres" else "`key`"
+    places.rows(
+        url,
+        f"insert into holdfast_waits (run_id, {key}, kind, until, created_at) "
+        f"select id, 'wait#0', coalesce(waiting_for, 'children'), wake_at, {now} from holdfast_runs where tree = 1",
+        "insert into holdfast_signals (id, run_id, name, value, created_at) "
+        f"select id, id, 'go', '1', {now} from holdfast_runs where job_name = 'hears'",
+    )
 
 
 # -- plans -----------------------------------------------------------------------------------------------------------
@@ -167,8 +198,9 @@ def page(url: str, version: str) -> str:
 
 Made by `python benchmarks/explain.py {kind} --write`, on {version}: {ENDED:,} runs that have ended,
 {5 * PENDING:,} pending ones of five kinds (without keys, of 10 and of 10,000 keys, free and held), 5,000 whose time
-will come, 5,000 with deadlines, 1,000 that are executed, and their steps, attempts, lines and labels. Names are those
-of the files in `store/queries/{"postgres" if kind == "postgres" else "mysql"}/`.
+will come, 5,000 with deadlines, 1,000 that are executed, 6,000 that sleep or wait for a signal, 1,100 trees of ten
+below one, and their steps, attempts, lines and labels. Names are those of the files in
+`store/queries/{"postgres" if kind == "postgres" else "mysql"}/`.
 """
     if kind == "postgres":
         head += """

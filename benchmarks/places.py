@@ -199,13 +199,18 @@ _ID = {
 }
 
 
+def id_of(url: str, prefix: str) -> str:
+    """What is the id of a run that `add` inserts, as an expression of `i`."""
+    return _ID[kind_of(url)].format(prefix=prefix)
+
+
 def add(url: str, count: int, prefix: str, **columns: str) -> None:
     """Insert that many runs by SQL: what each column gets, as an expression of `i`. Ids begin with `prefix`."""
     if count <= 0:
         return
     kind = kind_of(url)
     series = _SERIES[kind].format(count=count, last=count - 1)
-    named = {"id": _ID[kind].format(prefix=prefix), **columns}
+    named = {"id": id_of(url, prefix), **columns}
     insert = f"insert into holdfast_runs ({', '.join(named)})"
     select = f"select {', '.join(named.values())} from n"
     rows(url, f"{insert} {series} {select}" if kind == "mariadb" else f"{series} {insert} {select}")
