@@ -52,12 +52,19 @@ SMALL = {
 }
 
 
+def is_left_out(module: ModuleType, work: str) -> bool:
+    """Whether the bare loop does not do this: then nothing that is planned asks it to."""
+    if hasattr(module, work):
+        return False
+    assert module is limit
+    assert all(call.split()[0] != work for call in _calls(plan.LIMIT))
+    return True
+
+
 @pytest.mark.parametrize("work", SMALL)
 @pytest.mark.parametrize("module", [engine, limit], ids=["holdfast", "bare loop"])
 def test_each_work_executes_what_it_says_and_gives_figures(module: ModuleType, work: str, tmp_path: Path) -> None:
-    if not hasattr(module, work):
-        assert module is limit
-        assert all(call.split()[0] != work for call in _calls(plan.LIMIT))
+    if is_left_out(module, work):
         return
     url = f"sqlite:///{tmp_path / 'bench.db'}"
     module.fill(url, work, *SMALL[work])
@@ -78,6 +85,8 @@ ON_A_SERVER = {
 def test_the_same_works_run_on_a_server(
     database: str, module: ModuleType, work: str, request: pytest.FixtureRequest
 ) -> None:
+    if is_left_out(module, work):
+        return
     url = request.getfixturevalue(f"{database}_url")
     module.fill(url, work, *ON_A_SERVER[work])
     figures = asyncio.run(getattr(module, work)(url, *ON_A_SERVER[work]))
