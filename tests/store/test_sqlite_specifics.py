@@ -101,6 +101,27 @@ def test_a_writer_waits_for_the_lock_and_says_how_long(store: SqliteStore) -> No
         patient.rollback(later)
 
 
+def test_a_writer_that_has_waited_for_long_asks_as_often_as_one_that_has_just_come(store: SqliteStore) -> None:
+    """By itself SQLite asks less and less often: among others who write all the time it would come last."""
+    patient = SqliteStore(store.name, lock_timeout=30)
+    with closing(store.connect()) as first, closing(patient.connect()) as second:
+        tx = store.begin(first)
+        asked: list[str] = []
+        often = threading.Event()
+
+        def hear(statement: str) -> None:
+            asked.append(statement)
+            if len(asked) == 40:
+                often.set()
+
+        second.set_trace_callback(hear)
+        thread = threading.Thread(target=lambda: often.wait(20) and store.commit(tx))
+        thread.start()
+        patient.rollback(patient.begin(second))
+        thread.join()
+        assert asked[:40] == ["begin immediate"] * 40
+
+
 class Told(HandClock):
     """Tells when somebody notes the beginning of a transaction."""
 

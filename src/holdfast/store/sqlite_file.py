@@ -32,6 +32,9 @@ from .sqlite_upkeep import LIMIT, Upkeep
 #: Strict tables came with 3.37, the JSON arrows with 3.38.
 OLDEST = (3, 38, 0)
 
+#: Milliseconds in which SQLite asks four times whether it may write.
+_ASKING = 8
+
 #: Seconds between two looks at where the file is, before a transaction. After each commit there is one anyway; and
 #: whatever leaves Python, as those do, lets another thread in.
 _LOOK_SECONDS = 0.05
@@ -147,6 +150,8 @@ class SqliteFile(Store):
                 connection.text_factory = lenient
             if read_only:
                 connection.execute("pragma query_only = on")
+            else:
+                connection.execute(f"pragma busy_timeout = {_ASKING}")
             return connection
         except (sqlite3.Error, StoreError) as error:
             if connection is not None:
@@ -203,8 +208,24 @@ class SqliteFile(Store):
 
     def _begin(self, connection: sqlite3.Connection) -> Tx:
         asked = self.clock.steady()
-        connection.execute("begin immediate")
+        self.wait_to_write(connection)
         return Tx(connection, self.clock.now(), self.clock.steady() - asked)
+
+    def wait_to_write(self, connection: sqlite3.Connection) -> None:
+        """Open a write transaction as soon as nobody else has one.
+
+        SQLite by itself asks less and less often, at last every 100 ms. Among processes that write all the time whoever
+        has waited for long then comes last, again and again.
+        """
+        tries = round(self.lock_timeout * 1000 / _ASKING)
+        while True:
+            try:
+                connection.execute("begin immediate")
+                return
+            except sqlite3.OperationalError as error:
+                tries -= 1
+                if _code(error) != sqlite3.SQLITE_BUSY or tries <= 0:
+                    raise
 
     def commit(self, tx: Tx) -> None:
         tx.connection.execute("commit")

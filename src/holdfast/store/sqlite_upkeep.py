@@ -61,7 +61,7 @@ class Upkeep:
         pause = _ERROR_PAUSE
         second = store.connect()
         try:
-            connection.execute("begin immediate")
+            store.wait_to_write(connection)
             try:
                 store.confirm_file(connection)
                 busy, length, done = second.execute("pragma wal_checkpoint(passive)").fetchone()
