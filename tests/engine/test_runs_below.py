@@ -296,6 +296,24 @@ def test_s7_a_finalize_sees_the_output_and_every_child(children: int) -> None:
     assert run.job_name == "parent"
 
 
+def test_the_steps_of_a_parent_are_in_the_order_in_which_they_began() -> None:
+    @job
+    async def parent(step: Step) -> Children[int]:
+        await step.run("store", len, "ab")
+        await step.run("check", len, "ab")
+        return Children(1, [double.bind(1)])
+
+    @parent.finalize
+    async def sum_up(output: int, children: list[ChildResult]) -> int:
+        return output
+
+    with app_for_tests(sum_up, double) as app:
+        run = app.get_job("parent").trigger().wait()
+        drain(app, until="1d").wait()
+        steps = [(step.index, step.name) for step in app.get_steps(run.id).wait()]
+        assert steps == [(0, "store"), (1, "check"), (2, "(return)"), (3, "(children)"), (4, "(finalize)")]
+
+
 def test_s7_a_failed_finalize_is_a_status_of_the_parent() -> None:
     @job
     async def parent() -> Children[int]:

@@ -21,7 +21,7 @@ from .branches import Place, here
 from .call import Call, TriggerOptions
 from .family import Children, ChildrenShape, outputs
 from .outcome import Outcome
-from .steps import no_function
+from .steps import _Opened, no_function
 from .wait_kinds import Below
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class Parent:
         self._engine = execution.engine
         self._call = call
         self._returned: _Returned | None = None
+        self._opened: _Opened | None = None
         self._is_saved = False
 
     async def outcome(self) -> Outcome:
@@ -94,6 +95,9 @@ class Parent:
         )
         calls = execution.waits.asking.checked(value.calls, "Children")
         self._returned = _Returned(execution.within_limit(kept.text, "Invalid output"), len(calls), value.on_failure)
+        steps = execution.steps
+        # Its place is before what it waits for, although it is saved with that.
+        self._opened = steps._open(StepKey(RETURN, 0), no_function, (), {}, steps.plain)
         return calls
 
     # -- what its function has returned ------------------------------------------------------------------------
@@ -104,16 +108,18 @@ class Parent:
         if saved is not None:
             self._returned = _Returned(**from_json(saved.output or ""))
             self._is_saved = True
+            # The steps of the function are not asked for again; what follows comes after them all the same.
+            steps.go_behind(saved)
 
     async def save_return(self) -> None:
         """It will not be called again."""
-        if self._is_saved or self._returned is None:
+        if self._is_saved or self._returned is None or self._opened is None:
             return
         steps = self._execution.steps
         place = Place(StepKey(RETURN, 0))
         steps._enter(place)
         try:
-            opened = steps._open(place.key, no_function, (), {}, steps.plain)._replace(fingerprint=RETURN)
+            opened = self._opened._replace(fingerprint=RETURN)
             result = steps._came_to(opened, self._returned.to_json(), None)
             await steps.keep(result, opened)
             self._is_saved = True
@@ -145,9 +151,9 @@ class Parent:
         ).decode()
         call: Call[Any] = Call(job, text, TriggerOptions())
 
-        def make(key: str) -> list[NewRun]:
+        def make(key: str) -> Iterator[NewRun]:
             made = execution.waits.asking.maker([call])(key)
-            return [new._replace(is_finalize=1, child_index=None) for new in made]
+            return (new._replace(is_finalize=1, child_index=None) for new in made)
 
         wait = Below(make, lambda found: found[0], FINALIZE)
         wait.kind = "finalize"

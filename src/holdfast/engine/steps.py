@@ -183,6 +183,10 @@ class Steps:
         mark = fingerprint(known.name, args, kwargs)
         return _Opened(key, next(self._positions), fn, known, mark, self._engine.clock.now(), how)
 
+    def go_behind(self, saved: StepRow) -> None:
+        """Steps that are opened from now on come after this one."""
+        self._positions = itertools.count(saved.position + 1)
+
     def _begin(self, opened: _Opened, *, is_new: bool = True) -> Attempt:
         """Its first try here. Of a wait only its row tells whether it is new."""
         if is_new:
