@@ -37,7 +37,7 @@ from .engine.call import Call, TriggerOptions
 from .engine.compose import Asleep
 from .engine.context import STEP_TYPES, Step, SyncStep
 from .engine.family import Children, ChildResult
-from .engine.registry import JobDefinition, checked_key, checked_labels, checked_name
+from .engine.registry import JobDefinition, check_if_known, checked_key, checked_labels, checked_name
 from .engine.schema import Signature
 from .engine.validation import checked_validate, encode_input
 from .model.retry import Retry
@@ -168,6 +168,7 @@ class Job(Generic[P, R_co]):
                 f"not {len(finalize.signature.names)} parameters."
             )
         definition = replace(self._definition, finalize=finalize)
+        check_if_known((self._definition, finalize), definition.resolve)
         if self._app is not None:
             definition = self._app._add(definition)
         # Runs that are triggered by the handle that was there before have the new output, too.

@@ -116,6 +116,65 @@ def test_a_sequence_whose_parts_do_not_fit_says_so(app: Holdfast) -> None:
     assert "in run 2 (number): Invalid input: n:" in (run.error or "")
 
 
+def test_a_sequence_whose_parts_can_never_fit_is_refused_where_it_is_made(app: Holdfast) -> None:
+    @app.job
+    async def number(n: int) -> int:
+        return n
+
+    @app.job
+    async def numbers(n: int) -> list[int]:
+        return [n]
+
+    @app.job
+    async def nothing() -> None: ...
+
+    @app.job
+    async def named(n: int) -> dict[str, Any]:
+        return {"text": str(n), "times": 2}
+
+    @app.job
+    async def whatever(n: int) -> Any:
+        return n
+
+    @app.job
+    async def text(text: str) -> str:
+        return text
+
+    @app.job
+    async def repeated(text: str, times: int) -> str:
+        return text * times
+
+    anything: Any = app.sequence
+    with pytest.raises(DefinitionError, match="sequence 'misfit': number gives int, and text takes text: str"):
+        anything("misfit", number, text)
+    with pytest.raises(DefinitionError, match=r"numbers gives .*, and number takes n: int"):
+        anything("misfit", numbers, number)
+    with pytest.raises(DefinitionError, match="nothing gives nothing, and number takes n: int"):
+        anything("misfit", nothing, number)
+    with pytest.raises(DefinitionError, match="repeated takes text, times, and number gives int"):
+        anything("misfit", number, repeated)
+    for first, second in ((named, repeated), (whatever, text), (whatever, repeated), (text, number), (number, nothing)):
+        anything(f"{first.name}-{second.name}", first, second)
+
+
+def test_what_names_a_type_that_is_defined_later_is_looked_at_when_a_worker_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def number() -> int:
+        return 1
+
+    async def text(text: Any) -> str:
+        return str(text)
+
+    text.__annotations__["text"] = "Later"
+    app = Holdfast("sqlite://")
+    anything: Any = app.sequence
+    anything("misfit", app.job(number), app.job(text))
+    monkeypatch.setitem(text.__globals__, "Later", str)
+    with pytest.raises(DefinitionError, match="number gives int, and text takes text: str"), app:
+        pass
+
+
 def test_a_sequence_of_nothing_is_refused(app: Holdfast) -> None:
     with pytest.raises(DefinitionError, match="at least one"):
         app.sequence("empty")  # type: ignore[call-overload]
@@ -170,6 +229,29 @@ def test_bad_loops_are_refused(app: Holdfast, most: Any) -> None:
 
     with pytest.raises(ValidationError, match="max_iterations"):
         app.loop("loop", look, max_iterations=most)
+
+
+def test_an_iteration_that_can_never_be_done_is_refused(app: Holdfast) -> None:
+    @app.job
+    async def number() -> int:
+        return 1
+
+    anything: Any = app.loop
+    with pytest.raises(DefinitionError, match=r"number: the iteration of a loop returns .* or None, not int"):
+        anything("loop", number, max_iterations=2)
+
+
+def test_an_iteration_may_be_a_parent_whose_finalize_says_that_it_is_done(app: Holdfast) -> None:
+    @app.job
+    async def family(n: int) -> Children[int]:
+        return Children(n)
+
+    @family.finalize
+    async def close(output: int, children: list[ChildResult]) -> Done[str] | None:
+        return Done(f"after {output}")
+
+    run = outcome(app, app.loop("loop", close, max_iterations=2).trigger(3).wait())
+    assert run.output == LoopResult(True, "after 3")
 
 
 # -- sleeping jobs -------------------------------------------------------------------------------------------------

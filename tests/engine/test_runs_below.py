@@ -435,6 +435,19 @@ def test_what_can_be_no_finalize_is_refused() -> None:
     with pytest.raises(DefinitionError, match="its own finalize"):
         parent.finalize_with(parent)
 
+    with pytest.raises(DefinitionError, match="other takes output: str, and parent gives int"):
+
+        @parent.finalize(name="other")
+        async def other(output: str, children: list[ChildResult]) -> str:
+            return output
+
+    childless: Any = double
+    with pytest.raises(DefinitionError, match="double: a job with a finalize returns Children"):
+
+        @childless.finalize
+        async def never(output: int, children: list[ChildResult]) -> int:
+            return output
+
 
 def test_runs_below_a_run_are_executed_by_every_worker(house: House) -> None:
     seen: set[str] = set()

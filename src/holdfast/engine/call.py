@@ -39,6 +39,9 @@ class Call(Generic[R_co]):
     input: str
     options: TriggerOptions
 
+    def __repr__(self) -> str:
+        return f"<Call of {self.job.name}>"
+
     @property
     def job_name(self) -> str:
         return self.job.name

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, Generic, TypeVar, get_args, get_origin
 
 from ..basis.durations import Duration, micros
@@ -16,9 +17,10 @@ from ..basis.values import MISSING, Shape, shape_of
 from ..rules.lifecycle import Cause
 from .call import Call, TriggerOptions
 from .context import Step
-from .family import read
+from .family import Children, read
+from .fitting import check_handover, described
 from .outcome import Concluded, Outcome
-from .registry import JobDefinition, Outputs
+from .registry import JobDefinition, Outputs, check_if_known
 from .schema import Signature
 from .validation import asked_at_triggers, encode_input
 
@@ -48,19 +50,26 @@ class LoopResult(Generic[T]):
 class Composed(Signature):
     """The signature of a job that is made of others: the input of one, and an output."""
 
-    def __init__(self, first: Signature, output: Callable[[], Outputs]) -> None:
+    def __init__(
+        self, first: Signature, output: Callable[[], Outputs], check: Callable[[], object] = lambda: None
+    ) -> None:
         # Not that of the class above: there is no function to look at.
         self.takes_step: bool = True
         self.is_async: bool = True
         self.names: tuple[str, ...] = first.names
         self._first = first
         self._outputs = output
+        self._check = check
 
     def __repr__(self) -> str:
         return f"<Composed {self._first!r}>"
 
     def resolve(self) -> None:
         self._first.resolve()
+        self._check()
+
+    def inputs(self) -> list[tuple[str, Any, bool]]:
+        return self._first.inputs()
 
     @property
     def is_parent(self) -> bool:
@@ -148,7 +157,14 @@ def sequence(name: str, stages: Sequence[JobDefinition], options: Sequence[Trigg
     for stage, option in zip(stages, options, strict=True):
         _check_below(f"sequence {name!r}", stage, option)
     fn = InSequence(name, tuple(stages), tuple(options))
-    signature = Composed(stages[0].signature, lambda: stages[-1].output)
+
+    def check() -> None:
+        for before, stage in pairwise(stages):
+            gives = getattr(before.output, "annotation", Children)
+            check_handover(f"sequence {name!r}", before.name, gives, stage.name, stage.signature)
+
+    check_if_known(stages, check)
+    signature = Composed(stages[0].signature, lambda: stages[-1].output, check)
     return JobDefinition(name, name, fn, signature, validate=_asked_before(stages[0]), parts=tuple(stages))
 
 
@@ -199,13 +215,14 @@ def loop(
         return shape_of(LoopResult[_found(iteration)])  # type: ignore[misc]  # what the iteration finds
 
     fn = InLoop(name, iteration, options, most, delay)
-    signature = Composed(iteration.signature, output)
+    check_if_known([iteration], output)
+    signature = Composed(iteration.signature, output, output)
     return JobDefinition(name, name, fn, signature, validate=_asked_before(iteration), parts=(iteration,))
 
 
 def _found(iteration: JobDefinition) -> Any:
     """What an iteration says that it finds: the T of its `Done[T]`."""
-    annotation = iteration.signature.output.annotation
+    annotation = getattr(iteration.output, "annotation", Children)
     for one in (annotation, *get_args(annotation)):
         if get_origin(one) is Done:
             return get_args(one)[0]
@@ -213,7 +230,9 @@ def _found(iteration: JobDefinition) -> Any:
             return Any
     if annotation is MISSING or annotation is Any:
         return Any
-    raise DefinitionError(f"{iteration.name}: the iteration of a loop returns Done[…] or None, not {annotation!r}.")
+    raise DefinitionError(
+        f"{iteration.name}: the iteration of a loop returns Done[…] or None, not {described(annotation)}."
+    )
 
 
 @dataclass(frozen=True)

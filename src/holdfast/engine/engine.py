@@ -185,7 +185,7 @@ class Engine:
         if self._stop is not None:
             self.open()
         for job in self.registry.all():
-            job.signature.resolve()
+            job.resolve()
         self.presence.begin()
         self.keeper.start()
 

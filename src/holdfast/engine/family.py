@@ -130,6 +130,8 @@ class Children(Generic[T_co]):
     ) -> None:
         if on_failure not in ("fail", "collect"):
             raise ValidationError(f'on_failure: {shown(on_failure)} must be "fail" or "collect".')
+        if not isinstance(calls, Iterable):
+            raise ValidationError(f"Children: calls: {shown(calls)} is no list. Write Children(output, [job.bind(…)]).")
         self._output = output
         self._calls = tuple(calls)
         self._on_failure = on_failure

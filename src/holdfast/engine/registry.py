@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ from ..basis.errors import DefinitionError, NotFoundError, ValidationError
 from ..basis.text import shown, storable
 from ..model.retry import Retry
 from .family import ChildrenShape
+from .fitting import described, never_fits
 from .schema import Signature
 
 #: Names go into URLs, files and terminals: what they may hold is the same everywhere.
@@ -68,10 +69,40 @@ class JobDefinition:
             return self.finalize.output
         return ChildrenShape(self.signature.output) if self.signature.is_parent else self.signature.output
 
+    def resolve(self) -> None:
+        """Look up all that its annotations name, and what has to fit; `DefinitionError` if that can't be done."""
+        self.signature.resolve()
+        if (finalize := self.finalize) is None:
+            return
+        if not self.signature.is_parent:
+            raise DefinitionError(f"{self.name}: a job with a finalize returns Children; write -> Children[…].")
+        (name, takes, _), *_ = finalize.signature.inputs()
+        gives = self.signature.output.annotation
+        if never_fits(gives, takes):
+            raise DefinitionError(
+                f"{finalize.name} takes {name}: {described(takes)}, and {self.name} gives {described(gives)}."
+            )
+
     @property
     def origin(self) -> tuple[str, str]:
         """Where the function was defined."""
         return getattr(self.fn, "__module__", ""), getattr(self.fn, "__qualname__", "")
+
+    @property
+    def described_origin(self) -> str:
+        """The same in words; a job that is made of others has no function."""
+        module, name = self.origin
+        return f"{module}.{name}" if name else "made by app.sequence, app.loop or app.sleeping"
+
+
+def check_if_known(jobs: Iterable[JobDefinition], check: Callable[[], object]) -> None:
+    """At once, where the mistake is, unless the annotations name what is defined later: then when a worker starts."""
+    try:
+        for job in jobs:
+            job.signature.resolve()
+    except DefinitionError:
+        return
+    check()
 
 
 class Registry:
@@ -94,7 +125,7 @@ class Registry:
                 advice = (
                     "It was defined again while a worker runs: stop the app first."
                     if again
-                    else f"It is {'.'.join(known.origin)}, this one is {'.'.join(job.origin)}. "
+                    else f"It is {known.described_origin}, this one is {job.described_origin}. "
                     "Give one of them another name: @app.job(name=…)."
                 )
                 raise DefinitionError(f"Job {job.name!r} is already registered with a different definition. {advice}")

@@ -61,8 +61,7 @@ class Signature:
         self._fn = fn
         self._name = getattr(fn, "__qualname__", repr(fn))
         self._step_types = step_types
-        # A copy: the caller's frame goes on, and must not be kept alive.
-        self._locals = dict(localns or {})
+        self._locals = dict(localns or {})  # a copy: the caller's frame goes on, and must not be kept alive
         self.is_async = inspect.iscoroutinefunction(fn)
         self._refuse_generators()
         signature = _inspected(fn, self._name)
@@ -95,6 +94,11 @@ class Signature:
     def input(self) -> Shape:
         """How the input is stored."""
         return self._resolved().shape
+
+    def inputs(self) -> list[tuple[str, Any, bool]]:
+        """Of each parameter its name, its annotation, and whether it has a default."""
+        self._resolved()
+        return self._inputs
 
     @property
     def is_parent(self) -> bool:
@@ -165,6 +169,8 @@ class Signature:
 
     def _build_input(self) -> _Input:
         annotations = [self._annotation(p.name, p.annotation) for p in self._parameters]
+        names, defaults = self.names, [p.default is not _Kind.empty for p in self._parameters]
+        self._inputs = list(zip(names, annotations, defaults, strict=True))
         for parameter, annotation in zip(self._parameters, annotations, strict=True):
             if _is_step(annotation, self._step_types):
                 raise self._refused(f"the step must be the first parameter, not {parameter.name!r}")
