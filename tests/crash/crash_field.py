@@ -148,6 +148,8 @@ BELOW = (
     _below("loop", "takeover", "trigger_again_and_again", phase="takeover", when=1),
     _below("tree", "takeover", _GRAND, "work", "work", phase="takeover", when=1),
     _below("cancel tree", "cancel_tree", _GRAND, "work", "work", "work", fault=True),
+    # One below it has completed, and left another one going.
+    _below("cancel tree, gone on", "cancel_tree", _GRAND, *["work"] * 9, phase="cancel tree"),
     _below("wake", "wake", "trigger_asleep", "work"),
     _below("wake first", "wake_first"),
     _below("word kept", "wake_first", some=5),

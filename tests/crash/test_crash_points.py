@@ -40,6 +40,7 @@ FORGETS = {"delete": ["deleted"], "purge": ["deleted"], "drop": ["outputs droppe
 #: Operations during which no lease is held, so that none is taken over.
 NOBODY_HELD = (
     "open", "trigger", "trigger many", "retrigger", "release", *FORGETS, "send", "wake", "wake first",
+    "cancel tree, gone on",
 )  # fmt: skip
 #: Statements that are not part of a run's life as this campaign walks it, and why.
 ELSEWHERE = {
