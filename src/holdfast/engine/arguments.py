@@ -106,11 +106,11 @@ def checked_limit_of_time(limit: Duration, what: str) -> int:
     return time
 
 
-def checked_moment(when: object) -> int:
+def checked_moment(when: object, what: str = "run_at") -> int:
     """Microseconds since 1970."""
     if not isinstance(when, datetime):
-        raise ValidationError(f"run_at: {type(when).__name__} is not a datetime.")
+        raise ValidationError(f"{what}: {type(when).__name__} is not a datetime.")
     try:
         return from_datetime(when)
     except Exception as error:  # also what a time zone of the user's raises
-        raise ValidationError(f"run_at: {error_text(error, 200)}; no such moment can be kept.") from error
+        raise ValidationError(f"{what}: {error_text(error, 200)}; no such moment can be kept.") from error

@@ -372,6 +372,10 @@ class Engine:
             if not deleted.accepted:
                 if deleted.standing is None:
                     raise NotFoundError(f"Run not found: {run_id}")
+                if deleted.standing == "child":
+                    raise ConflictError(f"Cannot delete child run: {run_id}. It goes with the root of its tree.")
+                if deleted.standing == "parent":
+                    raise ConflictError(f"Cannot delete run: {run_id}. There are runs below it that have not ended.")
                 raise _conflict("delete", deleted.standing, run_id)
 
         def gone(deleted: Deleted) -> None:

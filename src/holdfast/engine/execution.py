@@ -28,6 +28,7 @@ from ..rules.lifecycle import TABLE, Cause
 from ..store.base import Ended, Ending, Lease
 from .branches import Branches, here
 from .context import Step, SyncStep, Unwind, current
+from .family import Children
 from .limits import NO_LIMITS, Limits
 from .notes import Notes
 from .outcome import Outcome, alone, outcome_of
@@ -218,6 +219,8 @@ class Execution:
                 return outcome_of(self._steps.fatal)
             if type(value) is Outcome:
                 return value
+            if type(value) is Children:
+                raise NotKept("it is Children, and the job does not say so: write -> Children[…]", "Invalid output")
             kept = self.job.signature.output.keep(value, "Invalid output", compare_bytes=self.compare_bytes)
             return Outcome(Cause.COMPLETE, self.within_limit(kept.text, "Invalid output"))
         except _NotNow:
