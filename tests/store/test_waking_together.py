@@ -299,5 +299,6 @@ def test_a_sleeper_that_somebody_holds_is_passed_over_and_woken_by_the_next_clai
     claimed = pair.round(("claim", pair.order()))[0]
     assert [run.id for run in claimed.runs] == [free.run_id]
     assert claimed.next_due_at is not None
+    assert claimed.next_due_at > pair.clock.now(), "who asks at once asks without end"
     pair.store.rollback(tx)
     assert [run.id for run in pair.claim()] == [held.run_id]

@@ -270,10 +270,13 @@ class SeveralWriters(Relational):
             # What was taken may have been written after we had asked when the next one is due, and a delayed run
             # before it. The news of both comes when nothing is left to take, so nobody would look again.
             claimed = claimed._replace(next_due_at=self.next_due_at(tx.connection))
-        if tx.seen.pop("more", False) and len(claimed.runs) < order.limit:
+        more, due = tx.seen.pop("more", False), claimed.next_due_at
+        if due is not None and due <= tx.now:
+            # Its time has come, and somebody else has it locked. Whoever asked at once would ask without end.
+            more, due = True, None
+        if more and len(claimed.runs) < order.limit:
             soon = tx.now + _SOON
-            due = soon if claimed.next_due_at is None else min(soon, claimed.next_due_at)
-            claimed = claimed._replace(next_due_at=due)
+            claimed = claimed._replace(next_due_at=soon if due is None else min(soon, due))
         return claimed
 
     def _doom(self, tx: Tx, run_ids: Sequence[str]) -> None:
