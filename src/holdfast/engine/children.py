@@ -46,7 +46,7 @@ class Asking:
 
     def sleep_until(self, name: str, when: datetime) -> Asked:
         """Until a moment."""
-        return name, Timer(None, checked_moment(when))
+        return name, Timer(None, checked_moment(when, "when"))
 
     def signal(self, name: str, annotation: Any, timeout: Duration | None) -> Asked:
         """A signal of this name."""
@@ -88,6 +88,8 @@ class Asking:
         """A run for each input, so many at a time."""
         if on_failure not in ("raise", "collect"):
             raise ValidationError(f'on_failure: {shown(on_failure)} must be "raise" or "collect".')
+        if not callable(getattr(job, "bind", None)):
+            raise ValidationError(f"map: {shown(job)} is no job. Write step.map(job, inputs).")
         calls = [job.bind(value) for value in inputs]
         most = self._engine.options.max_children
 
@@ -111,7 +113,8 @@ class Asking:
         for index, call in enumerate(listed):
             given: object = call
             if not isinstance(given, Call):
-                raise ValidationError(f"{verb}: calls[{index}]: {shown(given)} is no call. Write job.bind(…).")
+                advice = "Give the calls one by one: gather(*calls)." if isinstance(given, list) else "Write job.bind(…)."
+                raise ValidationError(f"{verb}: calls[{index}]: {shown(given)} is no call. {advice}")
             self._engine.registry.need(call.job_name)
             if call.options.idempotency_key is not None or call.options.coalesce is not None:
                 raise ValidationError(

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import pydantic
 from pydantic_core import from_json, to_json
 
 from ..basis.errors import Outdated
 from ..basis.failures import keep_failure
 from ..basis.text import error_text
-from ..basis.values import MISSING, Shape, shape_of
+from ..basis.values import MISSING, Shape, problems, shape_of
 from ..commit.reply import Reply
 from ..commit.ticket import Ticket
 from ..model.run import NewRun, RunFilter, RunRow
@@ -141,7 +142,9 @@ def load_sent(text: str, annotation: Any, what: str) -> Any:
         return shape.validate_json(text)
     except Outdated:
         raise
-    except Exception as error:  # of Pydantic, or of a validator of the user's
+    except pydantic.ValidationError as error:
+        raise Outdated(f"{what}: {problems(error)}") from None
+    except Exception as error:  # of a validator of the user's
         raise Outdated(f"{what}: {error_text(error, 500)}") from None
 
 
