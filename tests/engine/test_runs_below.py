@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+from pydantic import AfterValidator
 
 from holdfast import (
     Children,
@@ -138,6 +139,46 @@ def test_s7_gather_names_those_without_an_output() -> None:
     _, output = ended(above)
     assert output.startswith("2: 2 of 3 runs below have no output: double ")
     assert output.endswith("The first: -2 is negative")
+
+
+def test_runs_that_make_many_calls_at_once_leave_the_event_loop_to_others(house: House) -> None:
+    runs, inputs, calls = 10, 300, 0
+
+    def counted(value: int) -> int:
+        nonlocal calls
+        calls += 1
+        return value
+
+    @job(queue="nobody")
+    async def leaf(n: Annotated[int, AfterValidator(counted)]) -> None: ...
+
+    @job
+    async def wide(step: Step) -> None:
+        await step.map(leaf, range(inputs))
+
+    async def main() -> int:
+        most = 0
+        async with house.app(wide, leaf) as app:
+            for _ in range(runs):
+                await app.jobs.wide.trigger()
+            while calls < runs * inputs:
+                before = calls
+                await asyncio.sleep(0)
+                most = max(most, calls - before)
+        return most
+
+    assert asyncio.run(main()) <= 21 * runs  # and not 3,000
+
+
+def test_s7_map_with_one_bad_input_among_more_than_max_children_writes_nothing(house: House) -> None:
+    @job
+    async def wide(step: Step) -> list[int]:
+        return await step.map(double, [*range(5), "no number"])
+
+    with house.app(wide, double, max_children=2) as app:
+        run = app.jobs.wide.trigger().wait().wait().wait(PATIENCE)
+        assert (str(run.status), app.get_runs(job="double").wait()) == ("failed", [])
+        assert str(run.error).startswith("map: inputs[5]: Invalid input: n: ")
 
 
 def test_s7_map_takes_more_than_max_children_in_batches(house: House) -> None:

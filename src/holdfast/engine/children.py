@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
@@ -14,7 +14,7 @@ from .arguments import checked_moment, checked_text, several
 from .call import Call
 from .family import ChildResult, outputs
 from .registry import Registry
-from .wait_kinds import Below, OneBelow, Signal, Spawned, Timer, Wait
+from .wait_kinds import Below, Making, OneBelow, Signal, Spawned, Timer, Wait
 
 if TYPE_CHECKING:
     from .execution import Execution
@@ -67,9 +67,9 @@ class Asking:
         (checked,) = self.checked([call], "spawn")
         make = self.maker([checked])
 
-        def unawaited(key: str) -> list[NewRun]:
+        def unawaited(key: str) -> Iterator[NewRun]:
             # By the key it is found again: several may be spawned in one commit.
-            return [new._replace(child_index=None) for new in make(key)]
+            return (new._replace(child_index=None) for new in make(key))
 
         mark = f"spawn {checked.job_name}"
         return name or f"spawn({checked.job_name})", Spawned(unawaited, lambda rows: rows[0].id, mark)
@@ -85,24 +85,37 @@ class Asking:
         return name or clean(f"gather({jobs})", 200), Below(self.maker(checked), value, f"gather {len(checked)}")
 
     def batches(self, job: Any, inputs: Iterable[Any], on_failure: str, name: str | None) -> list[Asked]:
-        """A run for each input, so many at a time."""
+        """A run for each input, so many at a time. All calls are made when the first of them are to be written."""
         if on_failure not in ("raise", "collect"):
             raise ValidationError(f'on_failure: {shown(on_failure)} must be "raise" or "collect".')
         if not callable(getattr(job, "bind", None)):
             raise ValidationError(f"map: {shown(job)} is no job. Write step.map(job, inputs).")
-        calls = [job.bind(value) for value in inputs]
+        values = list(inputs)
+        calls: list[Call[Any]] = []
         most = self._engine.options.max_children
 
         def value(rows: list[RunRow]) -> list[Any]:
             results = self.results(rows)
             return results if on_failure == "collect" else outputs(results)
 
-        asked: list[Asked] = []
-        for begin in range(0, len(calls), most):
-            batch = self.checked(calls[begin : begin + most], "map")
-            wait = Below(self.maker(batch, begin), value, f"map {len(batch)}")
-            asked.append((name or f"map({job.name})", wait))
-        return asked
+        def batch(begin: int) -> Making:
+            def make(key: str) -> Iterator[NewRun | None]:
+                for index in range(len(calls), len(values)):
+                    try:
+                        call = job.bind(values[index])
+                    except ValidationError as error:
+                        raise ValidationError(f"map: inputs[{index}]: {error}") from None
+                    self._check(call, index, "map")
+                    calls.append(call)
+                    yield None
+                yield from self.maker(calls[begin : begin + most], begin)(key)
+
+            return make
+
+        return [
+            (name or f"map({job.name})", Below(batch(begin), value, f"map {min(most, len(values) - begin)}"))
+            for begin in range(0, len(values), most)
+        ]
 
     def checked(self, calls: Iterable[object], verb: str) -> list[Call[Any]]:
         """The calls, if all of them may be runs below this one."""
@@ -111,18 +124,20 @@ class Asking:
         if len(listed) > most:
             raise ValidationError(f"{verb}: {len(listed)} calls are more than max_children, which is {most}.")
         for index, call in enumerate(listed):
-            given: object = call
-            if not isinstance(given, Call):
-                advice = "Give the calls one by one: gather(*calls)." if isinstance(given, list) else "Write job.bind(…)."
-                raise ValidationError(f"{verb}: calls[{index}]: {shown(given)} is no call. {advice}")
-            self._engine.registry.need(call.job_name)
-            if call.options.idempotency_key is not None or call.options.coalesce is not None:
-                raise ValidationError(
-                    f"{verb}: calls[{index}]: a run below another has no idempotency_key, and no coalesce=."
-                )
-            if verb != "spawn":
-                self._refuse_a_circle(call, f"{verb}: calls[{index}]")
+            self._check(call, index, verb)
         return listed
+
+    def _check(self, call: object, index: int, verb: str) -> None:
+        if not isinstance(call, Call):
+            advice = "Give the calls one by one: gather(*calls)." if isinstance(call, list) else "Write job.bind(…)."
+            raise ValidationError(f"{verb}: calls[{index}]: {shown(call)} is no call. {advice}")
+        self._engine.registry.need(call.job_name)
+        if call.options.idempotency_key is not None or call.options.coalesce is not None:
+            raise ValidationError(
+                f"{verb}: calls[{index}]: a run below another has no idempotency_key, and no coalesce=."
+            )
+        if verb != "spawn":
+            self._refuse_a_circle(call, f"{verb}: calls[{index}]")
 
     def _refuse_a_circle(self, call: Call[Any], what: str) -> None:
         execution, key = self._execution, call.options.concurrency_key
@@ -132,21 +147,22 @@ class Asking:
                 "(hold_key_while_waiting=True): each would wait for the other. Give the call another key, or none."
             )
 
-    def maker(self, calls: Sequence[Call[Any]], first: int = 0) -> Callable[[str], list[NewRun]]:
+    def maker(self, calls: Sequence[Call[Any]], first: int = 0) -> Callable[[str], Iterator[NewRun]]:
+        """Makes the runs of these calls, for a wait of that key."""
         engine, row = self._engine, self._execution.row
 
-        def make(key: str) -> list[NewRun]:
+        def make(key: str) -> Iterator[NewRun]:
             schema = engine.labels_schema
-            made = []
             for index, call in enumerate(calls, first):
                 labels = call.labels if schema is None else schema.parsed(call.labels)
-                made.append(
-                    call.new_run(engine.ids.new(), labels)._replace(
-                        parent_id=row.id, root_id=row.root_id or row.id, child_index=index, awaited_as=key,
-                        tenant=row.tenant,
-                    )
-                )  # fmt: skip
-            return made
+                new = call.new_run(engine.ids.new(), labels)
+                yield new._replace(
+                    parent_id=row.id,
+                    root_id=row.root_id or row.id,
+                    child_index=index,
+                    awaited_as=key,
+                    tenant=row.tenant,
+                )
 
         return make
 

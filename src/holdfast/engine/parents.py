@@ -7,7 +7,7 @@ all of them, `(finalize)` that for the run whose output is the parent's.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic_core import from_json, to_json
@@ -22,7 +22,7 @@ from .call import Call, TriggerOptions
 from .family import Children, ChildrenShape, outputs
 from .outcome import Outcome
 from .steps import _Opened, no_function
-from .wait_kinds import Below
+from .wait_kinds import Below, Making
 
 if TYPE_CHECKING:
     from .execution import Execution
@@ -47,7 +47,7 @@ class _Returned(NamedTuple):
 class _Children(Below):
     """The runs below a parent; what its function returned is saved when they are written, and not before."""
 
-    def __init__(self, parent: Parent, make: Callable[[str], Sequence[NewRun]]) -> None:
+    def __init__(self, parent: Parent, make: Making) -> None:
         super().__init__(make, lambda rows: rows, CHILDREN)
         self._parent = parent
 

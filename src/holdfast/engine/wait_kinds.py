@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import pydantic
 from pydantic_core import from_json, to_json
@@ -23,6 +23,9 @@ from .schema import is_model
 if TYPE_CHECKING:
     from .steps import _Opened, _Result
     from .waits import Waits
+
+#: Makes the runs below a run that belong to a wait of that key, one after the other; None for a part of that work.
+Making: TypeAlias = Callable[[str], Iterator[NewRun | None]]
 
 
 class Standing(NamedTuple):
@@ -49,9 +52,9 @@ class Wait:
     resumed: bool = False
     """An earlier execution has begun to wait."""
 
-    def children(self, waits: Waits, key: str) -> tuple[NewRun, ...]:  # noqa: ARG002 - for those who have some
-        """The runs that are written together with the wait."""
-        return ()
+    def children(self, waits: Waits, key: str) -> Iterator[NewRun | None]:  # noqa: ARG002 - for those who have some
+        """The runs that are written together with the wait: see `Making`."""
+        return iter(())
 
     async def written(self) -> None:
         """It is written down, and nothing was awaited yet."""
@@ -156,16 +159,15 @@ class Below(Wait):
 
     kind: str = "children"
 
-    def __init__(
-        self, make: Callable[[str], Sequence[NewRun]], value: Callable[[list[RunRow]], Any], mark: str
-    ) -> None:
+    def __init__(self, make: Making, value: Callable[[list[RunRow]], Any], mark: str) -> None:
         self._make = make
         self._value = value
         """What the ended runs come to: a value, or an error that it raises."""
         self.mark: str = mark
 
-    def children(self, waits: Waits, key: str) -> tuple[NewRun, ...]:
-        return tuple(waits.engine.triggers.sealed(new) for new in self._make(key))
+    def children(self, waits: Waits, key: str) -> Iterator[NewRun | None]:
+        sealed = waits.engine.triggers.sealed
+        return (None if new is None else sealed(new) for new in self._make(key))
 
     async def conclude(self, at: Standing) -> _Result | None:
         waits, opened, row, _ = at
@@ -213,7 +215,7 @@ class OneBelow(Below):
 
     kind: str = "child"
 
-    def __init__(self, make: Callable[[str], Sequence[NewRun]], text: Callable[[RunRow], str], mark: str) -> None:
+    def __init__(self, make: Making, text: Callable[[RunRow], str], mark: str) -> None:
         super().__init__(make, lambda rows: text(rows[0]), mark)
 
     def _text(self, waits: Waits, rows: list[RunRow]) -> str | None:

@@ -10,13 +10,15 @@ they came to, as steps do.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+import itertools
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..basis.errors import DefinitionError, Outdated, StoreUnavailable
 from ..basis.text import clean
 from ..commit.reply import Reply
 from ..commit.ticket import Ticket
+from ..model.run import NewRun
 from ..model.step import StepKey, StepRow
 from ..model.wait import WaitRow, wait_key
 from ..store.base import WaitSave
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 
 #: With more runs than that below it, a wait gets a round of its own.
 _MANY = 100
+
+#: So many of them are made before somebody else has the event loop.
+_AT_ONCE = 20
 
 #: Seconds for which other branches of the run may do something that is no step, before it is suspended.
 _SETTLE = 0.2
@@ -198,7 +203,7 @@ class Waits:
     async def _save(self, wait: Wait, opened: _Opened) -> WaitRow:
         execution = self.execution
         row = WaitRow(execution.row.id, wait_key(*opened.key), wait.kind, wait.until, wait.signal, 0)
-        children = wait.children(self, row.key)
+        children = await self._made(wait.children(self, row.key))
         save = WaitSave(execution.lease.owner, execution.lease.generation, row, wait.delay, children)
 
         def saved(standing: WaitRow | None) -> None:
@@ -218,6 +223,19 @@ class Waits:
         if standing is None:
             raise Unwind
         return standing
+
+    async def _made(self, children: Iterator[NewRun | None]) -> tuple[NewRun, ...]:
+        """All of them. Of many a few at a time, and of one wait at a time: the event loop is everybody's.
+
+        A hundred runs may come to their `map` at once, each with a thousand inputs that are checked and encoded.
+        """
+        made = [*itertools.islice(children, _AT_ONCE)]
+        if len(made) == _AT_ONCE:
+            async with self.execution.worker.long_work:
+                while part := [*itertools.islice(children, _AT_ONCE)]:
+                    made += part
+                    await asyncio.sleep(0)
+        return tuple(child for child in made if child is not None)
 
     # -- parking -----------------------------------------------------------------------------------------------
 

@@ -40,6 +40,8 @@ class Worker:
         self.engine = engine
         self.loop = loop
         self.shutdown: AbortSignal = AbortSignal()
+        self.long_work: asyncio.Lock = asyncio.Lock()
+        """Of whoever has long work to do in this loop, and lets others in now and then: one at a time."""
         self.running: bool = False
         self._stopping = False
         self._executing: dict[str, Execution] = {}
