@@ -87,7 +87,7 @@ def test_planted_faults_are_found() -> None:
 
 
 def test_a_failing_seed_is_printed_with_what_repeats_it() -> None:
-    code, text = told("--seeds", "20", "--mutant", "no self-fence", "--here")
+    code, text = told("--seeds", "40", "--mutant", "no self-fence", "--here")
     assert code == 1
     repeat = re.search(r"repeat with: python tests/simulation/simulate.py (.*) --trace", text)
     assert repeat is not None, text
