@@ -128,7 +128,8 @@ def run_tests(
         unsteady = _failed_tests(cache)
         if code != 0 and failed == len(unsteady) <= bear:
             print(f"\n── once more, alone: {', '.join(unsteady)} ──", flush=True)
-            again = {name: variables[name] for name in ("HOLDFAST_TESTS", "HOLDFAST_TEST_ON")}  # what was left out is known
+            # What was left out has been counted.
+            again = {name: variables[name] for name in ("HOLDFAST_TESTS", "HOLDFAST_TEST_ON")}
             if environment.run_in(venv, [*alone, "--last-failed", *extra], RUN_LIMIT, **again) == 0:
                 passed, failed = passed + failed, 0
         unsteady = [] if failed else unsteady
