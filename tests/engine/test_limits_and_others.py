@@ -220,7 +220,7 @@ def test_s1_a_retry_without_a_delay_is_executed_by_process_until_idle(kind: str)
 
 
 def test_s4_an_attempt_that_was_left_in_its_thread_can_write_nothing_while_the_next_one_runs(house: House) -> None:
-    arrived, go, gone = threading.Event(), threading.Event(), threading.Event()
+    arrived, again, go, gone = threading.Event(), threading.Event(), threading.Event(), threading.Event()
     raised: list[BaseException] = []
 
     def late(step: SyncStep) -> None:
@@ -242,6 +242,7 @@ def test_s4_an_attempt_that_was_left_in_its_thread_can_write_nothing_while_the_n
             finally:
                 gone.set()
         else:
+            again.set()  # from now on the clock stands still: this attempt has its time limit, too
             step.log.info("in time")
             step.run("in time", str)
             go.set()
@@ -256,7 +257,7 @@ def test_s4_an_attempt_that_was_left_in_its_thread_can_write_nothing_while_the_n
         done = threading.Event()
         waiting = run.result()
         waiting.when_done(done.set)
-        until(go.is_set, clock=clock)
+        until(again.is_set, clock=clock)
         assert waiting.wait(PATIENCE) == 1
         assert [step.name for step in app.get_steps(run.id).wait()] == ["in time", "after"]
         assert [line.message for line in app.get_logs(run.id).wait()] == ["in time"]
