@@ -27,7 +27,8 @@ async def make_thumbnails(step: Step, image: str) -> list[str]:
 def main() -> None:
     command = [sys.executable, "-m", "holdfast", "worker", "web_and_worker:app"]
     # Needed only because this program may be started from anywhere: a worker imports from its current directory.
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    folders = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
     with app, subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL) as worker:
         try:
             run = make_thumbnails.trigger("cat.jpg").wait()
