@@ -722,7 +722,7 @@ _add(
 )
 _add(
     "write lock taken at the first write",
-    Code("store.sqlite_file:SqliteFile._begin", ("begin immediate", "begin")),
+    Code("store.sqlite_file:SqliteFile.wait_to_write", ('"begin immediate"', '"begin"')),
     tests=("store/test_sqlite_specifics.py::test_a_transaction_holds_the_write_lock_from_its_beginning",),
 )
 _add(
