@@ -64,19 +64,19 @@ def _hospital(app: Holdfast, calls: list[str]) -> Any:
 def test_nothing_that_a_run_works_with_can_be_read_in_the_file(tmp_path: Path) -> None:
     app = Holdfast(_url(tmp_path), codec=Secret())
     with app:
-        run = _hospital(app, []).trigger("ada").wait()
-        assert run.result().wait() == "ada is well"
+        run = _hospital(app, []).trigger("ada lovelace").wait()
+        assert run.result().wait() == "ada lovelace is well"
         again = run.refresh().wait()
-        assert (again.input, again.output) == ({"patient": "ada"}, "ada is well")
+        assert (again.input, again.output) == ({"patient": "ada lovelace"}, "ada lovelace is well")
         steps = app.get_steps(run.id).wait()
         assert [(step.name, step.output, step.error) for step in steps] == [
-            ("look", "ada is well", None),
-            ("bed", None, "no bed for ada"),
+            ("look", "ada lovelace is well", None),
+            ("bed", None, "no bed for ada lovelace"),
         ]
         lines = app.get_logs(run.id).wait()
-        assert [line.message for line in lines] == ["looking at ada", "no bed for ada"]
-        assert lines[0].data == {"patient": "ada"}
-    assert "ada" not in _everything(tmp_path)
+        assert [line.message for line in lines] == ["looking at ada lovelace", "no bed for ada lovelace"]
+        assert lines[0].data == {"patient": "ada lovelace"}
+    assert "ada lovelace" not in _everything(tmp_path)
 
 
 def test_the_error_of_a_run_is_sealed_too(tmp_path: Path) -> None:
@@ -87,10 +87,10 @@ def test_the_error_of_a_run_is_sealed_too(tmp_path: Path) -> None:
         raise ValueError(f"{patient} is away")
 
     with app:
-        run = examine.trigger("ada").wait()
-        with pytest.raises(RunFailed, match="ada is away"):
+        run = examine.trigger("ada lovelace").wait()
+        with pytest.raises(RunFailed, match="ada lovelace is away"):
             run.result().wait()
-    assert "ada" not in _everything(tmp_path)
+    assert "ada lovelace" not in _everything(tmp_path)
 
 
 def test_a_run_that_was_interrupted_opens_what_it_has_saved(tmp_path: Path) -> None:
@@ -98,12 +98,12 @@ def test_a_run_that_was_interrupted_opens_what_it_has_saved(tmp_path: Path) -> N
     app = Holdfast(_url(tmp_path), codec=Secret())
     examine = _hospital(app, calls)
     with app:
-        run = examine.trigger("ada").wait()
+        run = examine.trigger("ada lovelace").wait()
         run.wait().wait()
     edit = "update holdfast_runs set status = 'pending', completed_at = null, output = null"
     databases.rows(tmp_path / "app.db", edit)
     with app:
-        assert run.result().wait() == "ada is well"
+        assert run.result().wait() == "ada lovelace is well"
     assert calls == ["look", "fail"]
 
 
@@ -113,28 +113,28 @@ def test_listeners_get_what_was_sealed_as_it_was(tmp_path: Path) -> None:
     for kind in ("run:trigger", "step:complete", "run:complete", "log:write"):
         app.on(kind, seen.append)
     with app:
-        _hospital(app, []).run("ada").wait()
+        _hospital(app, []).run("ada lovelace").wait()
     told = {event.type: event.data for event in reversed(seen)}
-    assert told["run:trigger"]["input"] == {"patient": "ada"}
-    assert told["step:complete"]["output"] == "ada is well"
-    assert told["run:complete"]["output"] == "ada is well"
-    assert told["log:write"]["message"] == "looking at ada"
+    assert told["run:trigger"]["input"] == {"patient": "ada lovelace"}
+    assert told["step:complete"]["output"] == "ada lovelace is well"
+    assert told["run:complete"]["output"] == "ada lovelace is well"
+    assert told["log:write"]["message"] == "looking at ada lovelace"
 
 
 def test_runs_from_before_the_codec_go_on(tmp_path: Path) -> None:
     plain = Holdfast(_url(tmp_path), worker=False)
     with plain:
-        run = _hospital(plain, []).trigger("ada").wait()
+        run = _hospital(plain, []).trigger("ada lovelace").wait()
     app = Holdfast(_url(tmp_path), codec=Secret())
     _hospital(app, [])
     with app:
-        assert (app.wait_for_run(run.id).wait()).output == "ada is well"
+        assert (app.wait_for_run(run.id).wait()).output == "ada lovelace is well"
 
 
 def test_a_run_whose_codec_the_app_does_not_have_fails_and_says_so(tmp_path: Path) -> None:
     sealing = Holdfast(_url(tmp_path), codec=Secret(), worker=False)
     with sealing:
-        run = _hospital(sealing, []).trigger("ada").wait()
+        run = _hospital(sealing, []).trigger("ada lovelace").wait()
     app = Holdfast(_url(tmp_path))
     _hospital(app, [])
     with app:
@@ -146,7 +146,7 @@ def test_a_run_whose_codec_the_app_does_not_have_fails_and_says_so(tmp_path: Pat
 def test_who_only_looks_without_the_codec_sees_why_there_is_nothing(tmp_path: Path) -> None:
     sealing = Holdfast(_url(tmp_path), codec=Secret())
     with sealing:
-        run = _hospital(sealing, []).trigger("ada").wait()
+        run = _hospital(sealing, []).trigger("ada lovelace").wait()
         run.wait().wait()
     with Holdfast(_url(tmp_path), worker=False) as app:
         seen = app.get_run(run.id).wait()
@@ -166,7 +166,7 @@ def test_a_trigger_that_can_not_be_sealed_is_refused_and_nothing_is_written(tmp_
     with app:
         codec.away = True
         with pytest.raises(StoreUnavailable, match="codec 'secret' failed: ConnectionError: no key service"):
-            _hospital(app, []).trigger("ada").wait()
+            _hospital(app, []).trigger("ada lovelace").wait()
         assert app.get_runs().wait() == []
 
 
@@ -221,7 +221,7 @@ def test_an_input_that_can_not_be_opened_now_is_tried_again_later(tmp_path: Path
         app.migrate().wait()
     quiet = Holdfast(_url(tmp_path), codec=codec, clock=clock, worker=False)
     with quiet:
-        run = _hospital(quiet, []).trigger("ada").wait()
+        run = _hospital(quiet, []).trigger("ada lovelace").wait()
         codec.away = True
         assert app.process_one().wait()
         released = quiet.get_run(run.id).wait()

@@ -9,7 +9,7 @@ import pytest
 
 from holdfast import Event, Holdfast, NotKept, Retry, Step, SyncStep, ValidationError, job
 from holdfast.testing import app_for_tests, drain
-from house import PATIENCE, House, Stuck
+from house import PATIENCE, House, Stuck, until
 
 DAY = 86_400.0
 
@@ -175,10 +175,16 @@ def test_streamed_values_reach_listeners_and_are_no_log_lines(house: House, defi
 
 def test_streamed_values_reach_who_follows_the_run_from_elsewhere(house: House) -> None:
     async def main() -> None:
-        async with house.app(model) as app, house.app(model, worker=False) as web:
+        async with house.app(model, worker=False) as web:
             run = await web.jobs.model.trigger()
-            assert said([event async for event in web.subscribe(run.id)]) == SAID
-            del app
+
+            async def follow() -> list[Any]:
+                return said([event async for event in web.subscribe(run.id)])
+
+            following = asyncio.create_task(follow())
+            await asyncio.to_thread(until, lambda: web._engine.hub.followed)
+            async with house.app(model):
+                assert await asyncio.wait_for(following, PATIENCE) == SAID
 
     asyncio.run(main())
 
