@@ -6,10 +6,11 @@ import asyncio
 from typing import Any
 
 import pytest
+from around import until
 
 from holdfast import Event, Holdfast, NotKept, Retry, Step, SyncStep, ValidationError, job
 from holdfast.testing import app_for_tests, drain
-from house import PATIENCE, House, Stuck, until
+from house import PATIENCE, House, Stuck
 
 DAY = 86_400.0
 
