@@ -492,17 +492,19 @@ def test_what_can_be_no_finalize_is_refused() -> None:
 
 def test_runs_below_a_run_are_executed_by_every_worker(house: House) -> None:
     seen: set[str] = set()
+    both = asyncio.Event()
 
     @job
     async def who(step: Step, n: int) -> str:
-        await asyncio.sleep(0.02)
-        return str(step._execution.lease.owner)
+        seen.add(owner := str(step._execution.lease.owner))
+        if len(seen) == 2:
+            both.set()
+        await asyncio.wait_for(both.wait(), PATIENCE)  # one worker alone has no slot for all of them
+        return owner
 
     @job
     async def above(step: Step) -> int:
-        owners = set(await step.map(who, range(40)))
-        seen.update(owners)
-        return len(owners)
+        return len(set(await step.map(who, range(6))))
 
     async def main() -> None:
         async with house.app(above, who, concurrency=2) as one, house.app(above, who, concurrency=2):
