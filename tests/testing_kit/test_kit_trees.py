@@ -11,7 +11,7 @@ import pytest
 from holdfast import Children, ChildResult, Done, Holdfast, Retry, Step, SyncStep, job
 from holdfast.engine.wait_kinds import Below
 from holdfast.store.sqlite import SqliteStore
-from holdfast.testing import CrashReport, answering, crash_at_every_step, effects
+from holdfast.testing import CrashReport, answering, campaign, crash_at_every_step, effects
 
 pytestmark = [
     pytest.mark.crash,
@@ -225,7 +225,9 @@ def test_a_value_that_a_suspension_loses_in_no_crash_is_the_same_with_one() -> N
     crash_at_every_step(forgets).raise_if_bad()
 
 
-def test_a_wait_whose_name_is_chance_is_named() -> None:
+def test_a_wait_whose_name_is_chance_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(campaign, "_LIMIT", 3)
+
     @job
     async def by_chance(step: Step) -> None:
         await step.run("first", lambda: None)

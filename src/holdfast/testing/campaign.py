@@ -100,11 +100,8 @@ class Campaign:
 
     def report(self) -> CrashReport:
         """All of it: runs, kills, judges."""
-        base, again = self._case(None), self._case(None)
-        for case in (base, again):
-            if case.failure is not None or case.end["end"] is None:
-                raise Vain(f"{self._job.name} does not end without a crash: {case.failure or _stuck(case.end)}.")
-        self._base, self._again = base, again
+        base = self._base = self._to_its_end()
+        self._again = self._to_its_end()
         kills: Counter[str] = Counter()
         reruns: Counter[str] = Counter()
         usual = Counter(_step(fact) for fact in base.told("begins"))
@@ -124,6 +121,12 @@ class Campaign:
             kills_of=dict(kills),
             reruns_of=dict(reruns),
         )
+
+    def _to_its_end(self) -> _Case:
+        case = self._case(None)
+        if case.failure is not None or case.end["end"] is None:
+            raise Vain(f"{self._job.name} does not end without a crash: {case.failure or _stuck(case.end)}.")
+        return case
 
     def _case(self, strike: Strike | None) -> _Case:
         self._count += 1
