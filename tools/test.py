@@ -12,9 +12,9 @@ versions test both stores; the lowest also runs the tests of whole apps on each,
 but for most of what comes out the same on every database (`elsewhere`).
 A server that can't be had is named and counted; with HOLDFAST_TEST_REQUIRE=all that is a failure.
 
-With HOLDFAST_TEST_UNSTEADY=2 in the environment tests that fail are run once more, alone, if they are no more than two
-in all runs together. Those that pass then are named as UNSTEADY, with all that they printed when they failed: each is
-a fault, of the test or of what it tests, that somebody has to look for. They are not counted as failures.
+With HOLDFAST_TEST_UNSTEADY=3 in the environment tests that fail are run once more, alone, if they are no more than
+three in all runs together. Those that pass then are named as UNSTEADY, with all that they printed when they failed:
+each is a fault, of the test or of what it tests, that somebody has to look for. They are not counted as failures.
 
 The last line is always `N passed, N failed, N skipped` over all runs; an error outside a test counts as a failure.
 """
