@@ -107,4 +107,4 @@ def test_why_a_run_of_a_tree_can_not_be_deleted_is_told() -> None:
 def test_a_call_is_shown_by_the_name_of_its_job() -> None:
     assert repr(leaf.bind(1)) == "<Call of leaf>"
     with pytest.raises(ValidationError, match="<Call of leaf> is not a job"):
-        app_for_tests().sequence("calls", leaf.bind(1))  # type: ignore[call-overload]
+        app_for_tests().sequence("calls", leaf.bind(1))  # type: ignore[call-overload]  # a checker refuses it, too

@@ -92,6 +92,11 @@ def test_the_function_can_not_end_the_transaction(house: House, charges: Callabl
     assert ("step.transaction" in seen[0]) is (how in ENDS), seen
 
 
+def test_the_function_waits_for_other_databases_as_long_as_anybody(house: House) -> None:
+    """What asks for our own write lock every few milliseconds does so by itself."""
+    assert outcome(house, lambda connection: connection.execute("pragma busy_timeout").fetchone()[0]) == "10000"
+
+
 def test_savepoints_are_the_functions_own(house: House, charges: Callable[[], list[str]]) -> None:
     def careful(connection: sqlite3.Connection) -> None:
         put(connection, "ada")

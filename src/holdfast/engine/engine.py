@@ -24,7 +24,7 @@ from ..commit.reply import LazyReply, Reply, _running_loop, answer, hand_on
 from ..commit.ticket import Ticket
 from ..model.event import Event
 from ..model.options import Options
-from ..model.run import RunFilter, RunRow, RunStatus
+from ..model.run import LEAVES, RunFilter, RunRow, RunStatus
 from ..model.wait import NewSignal
 from ..store.base import SIGNALS_UNREAD, Cancelled, Deleted, Old, Sent, Store, Triggered, conflict_text
 from .context import current
@@ -419,7 +419,7 @@ class Engine:
         rows = list(rows)
         if self.worker is not None and any(self.makes_way(row) or row.parent_id is not None for row in rows):
             self.worker.wake()
-        if any(row.tree > 1 for row in rows):
+        if any(row.tree == LEAVES for row in rows):
             self.cancel_below()
         holders: dict[str, list[Any]] = {}
         for holder in self.keeper.held:

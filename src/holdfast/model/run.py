@@ -14,6 +14,9 @@ from pydantic_core import from_json
 Disposition: TypeAlias = Literal["created", "idempotent", "coalesced"]
 Coalesce: TypeAlias = Literal["skip", "active"]
 
+#: What a run has of a tree: see `RunRow.tree`, and the column.
+KEEPS, LEAVES, LEFT_GOING = 1, 2, 3
+
 
 class RunStatus(StrEnum):
     """Where a run is in its life. The terminal ones never change again."""
@@ -87,7 +90,8 @@ class RunRow(NamedTuple):
     awaited_as: str | None
     """The key of the wait of the run above it that it belongs to; None: nobody waits for it there."""
     tree: int
-    """1: it has waits, or runs below it. 2: it has ended without its output, and what is below is to be cancelled."""
+    """1: it has waits, or runs below it (`KEEPS`). When it ended: without its output, and what is below is to be
+    cancelled (`LEAVES`), or with it while something below went on (`LEFT_GOING`)."""
     waiting_for: str | None
     used: int
     """Microseconds that this attempt had run when it began to wait."""

@@ -11,14 +11,10 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-from ..model.run import NewRun, RunRow
+from ..model.run import KEEPS, NewRun, RunRow
 from ..model.wait import NewSignal, WaitRow, wait_key
 from .base import SIGNALS_UNREAD, Sent, StepSave, Take, Taken, Triggered, Tx, WaitSave
 from .said import Said
-
-#: What a run may have of a tree once it has ended, with its output and without.
-KEEPS = 1
-LEAVES = 2
 
 #: Sleeping runs that one claim may wake: more than it takes, and no more than others can wait for.
 WOKEN_AT_ONCE = 200
@@ -186,4 +182,4 @@ class Below(Said):
         return [WaitRow(*row) for row in self._find(connection, "find_waits", run_id)]
 
 
-__all__ = ["LEAVES", "WOKEN_AT_ONCE", "Below"]
+__all__ = ["WOKEN_AT_ONCE", "Below"]

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from ..model.run import RunRow, RunStatus
+from ..model.run import KEEPS, LEAVES, LEFT_GOING, RunRow, RunStatus
 from ..model.step import StepRow
 from ..model.wait import NewSignal, WaitRow, wait_key
 from .base import SIGNALS_UNREAD, Lease, Sent, StepSave, Store, Take, Taken, Tx, WaitSave
@@ -169,12 +169,12 @@ class BelowOneByOne(Store):
         if run.tree:
             for key in [key for key in tables.waits if key[0] == run.id]:
                 del tables.waits[key]
-        if run.tree == _KEEPS and any(
-            below.completed_at is None or below.tree == _LEFT_GOING
+        if run.tree == KEEPS and any(
+            below.completed_at is None or below.tree == LEFT_GOING
             for below in tables.runs.values()
             if below.parent_id == run.id
         ):
-            self._put(tx, run._replace(tree=_LEFT_GOING))
+            self._put(tx, run._replace(tree=LEFT_GOING))
         if run.parent_id is not None:
             self._wake(tx, [run.parent_id])
 
@@ -183,12 +183,12 @@ class BelowOneByOne(Store):
 
     def _cancel_below(self, tx: Tx, limit: int) -> list[RunRow]:
         tables: _Tables = self.tables(tx.connection)
-        left = {run.id for run in tables.runs.values() if run.tree == _LEAVES}
+        left = {run.id for run in tables.runs.values() if run.tree == LEAVES}
         through = set(left)
         while through:
             # Also below those that have ended with their output.
-            rows = [run for run in tables.runs.values() if run.parent_id in through and run.tree == _LEFT_GOING]
-            through = {self._put(tx, run._replace(tree=_LEAVES)).id for run in rows}
+            rows = [run for run in tables.runs.values() if run.parent_id in through and run.tree == LEFT_GOING]
+            through = {self._put(tx, run._replace(tree=LEAVES)).id for run in rows}
             left |= through
         found = [run for run in tables.runs.values() if run.parent_id in left and run.completed_at is None]
         rows = [
@@ -207,7 +207,7 @@ class BelowOneByOne(Store):
         """Whether a run above this one has ended without its output."""
         while run.parent_id is not None and run.parent_id in tables.runs:
             run = tables.runs[run.parent_id]
-            if run.tree == _LEAVES:
+            if run.tree == LEAVES:
                 return True
         return False
 
@@ -227,10 +227,6 @@ class BelowOneByOne(Store):
         waits: Mapping[tuple[str, str], WaitRow] = self.tables(connection).waits
         rows = [wait for key, wait in waits.items() if key[0] == run_id]
         return sorted(rows, key=lambda wait: (wait.created_at, wait.key))
-
-
-# What a run may have of a tree once it has ended: see the column.
-_KEEPS, _LEAVES, _LEFT_GOING = 1, 2, 3
 
 
 def _sleepers(tables: _Tables) -> list[tuple[str, int]]:

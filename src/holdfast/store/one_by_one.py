@@ -20,7 +20,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from ..model.run import NewRun, RunFilter, RunRow, RunStatus
+from ..model.run import KEEPS, LEAVES, NewRun, RunFilter, RunRow, RunStatus
 from ..model.step import EMITTED, AttemptRow, LogRow, StepKey, StepRow, Tries
 from ..model.wait import WaitRow
 from ..model.worker import CheckIn, HeldRow, WorkerRow
@@ -166,7 +166,7 @@ class OneByOne(BelowOneByOne):
             # What it waits for may have come before it did.
             self._wake(tx, [run.id])
             now = self.tables(tx.connection).runs[run.id]
-            return Ended(True, tx.now, now.status, now.tree == 2)
+            return Ended(True, tx.now, now.status, now.tree == LEAVES)
         run = self.tables(tx.connection).runs.get(ending.lease.run_id)
         # Nobody but the holder leaves the generation as it was.
         reached = (wanted, "pending") if wanted == "waiting" else (wanted,)
@@ -181,7 +181,7 @@ class OneByOne(BelowOneByOne):
             if holders.get(run.concurrency_key) == run.id:
                 del holders[run.concurrency_key]
         if ends and run.tree:
-            changes["tree"] = 1 if status == RunStatus.COMPLETED else 2
+            changes["tree"] = KEEPS if status == RunStatus.COMPLETED else LEAVES
         row = self._put(
             tx, run._replace(
                 status=status, lease_owner=None, lease_expires_at=None, updated_at=tx.now,

@@ -19,7 +19,7 @@ from itertools import accumulate, pairwise
 from types import MappingProxyType
 from typing import Any, Literal
 
-from ..model.run import Disposition, NewRun, RunFilter, RunRow
+from ..model.run import LEAVES, Disposition, NewRun, RunFilter, RunRow
 from ..model.step import AttemptRow, LogRow, StepKey, StepRow, Tries
 from ..model.worker import CheckIn, HeldRow, WorkerRow
 from .base import (
@@ -49,7 +49,7 @@ from .base import (
     conflict_in,
     the_first_counts,
 )
-from .below import LEAVES, Below
+from .below import Below
 
 #: The columns of a run that are stored in its row, in the order of `RunRow`.
 STORED = RunRow._fields[:-3]

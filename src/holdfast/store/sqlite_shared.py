@@ -288,7 +288,10 @@ def share(store: SqliteFile) -> SqliteShared:
     connection = store._open(read_only=False, kind=SharedConnection)
     try:
         store.check_schema(connection)
-        return SqliteShared(store, store.begin(connection))
+        tx = store.begin(connection)
+        # Its own statements may wait for databases of the function's.
+        connection.execute(f"pragma busy_timeout = {round(store.lock_timeout * 1000)}")
+        return SqliteShared(store, tx)
     except BaseException:
         store.disconnect(connection)
         raise
