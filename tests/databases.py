@@ -34,10 +34,10 @@ import servers
 from servers import KINDS, NAMES, VARIABLES, Databases, Kind, ServerTrouble
 
 ON = os.environ.get("HOLDFAST_TEST_ON", "") or "sqlite"
-SAMPLE = os.environ.get("HOLDFAST_TESTS") == "sample"
+SAMPLE = os.environ.get("HOLDFAST_TESTS") in ("sample", "few")
 REPORT_VARIABLE = "HOLDFAST_TESTS_ELSEWHERE"
 
-OF_APPS = ("bad_input", "commit", "conformance", "crash", "engine", "face", "processes")
+OF_APPS = ("bad_input", "commit", "conformance", "crash", "engine", "face", "processes", "wire")
 """The folders of tests of whole apps, which run on every database. The others have no database, or choose their own."""
 
 #: Seconds until somebody who waits for a lock gives up. Never reached by a test that passes.

@@ -50,10 +50,16 @@ class WatchedStore(StoreHere):
         super().disconnect(connection)
 
     def begin(self, connection: Any) -> Tx:
-        if self.on_begin:
-            self.on_begin.pop(0)()
         tx = super().begin(connection)
         self.rounds.append([])
+        return tx
+
+    def begin_round(self, connection: Any, *args: Any, **more: Any) -> Tx:
+        if self.on_begin:
+            self.on_begin.pop(0)()
+        seen = len(self.rounds)
+        tx = super().begin_round(connection, *args, **more)
+        self.rounds[seen:] = [[]]
         return tx
 
     def commit(self, tx: Tx) -> None:

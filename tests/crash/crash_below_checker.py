@@ -119,6 +119,6 @@ class BelowChecker(Checker):
             self.found.counts["below an end"] += 1
             for event in self.history.of_run.get(run["id"], []):
                 if event["ev"] == "begin":
-                    claimed = self.claims.get((run["id"], event["gen"]), 0)
+                    claimed = self.claims.get((run["id"], event["gen"]))
                     words = f"step {event['step']} began under a claim that came after the end above it"
-                    self.need(claimed < min(above), "S7", words, run["id"])
+                    self.need(not any(self.came_after(claimed, end) for end in above), "S7", words, run["id"])

@@ -2,7 +2,8 @@
 
 The invariants have the numbers of the reliability contract; each has one method that is named after it. The database
 keeps an audit: triggers append a row per change, and the order of those rows is the order of the commits, also where
-later rows hide what was there before.
+later rows hide what was there before. On a server that holds for the changes of one run only; where the order of two
+runs matters, `sees` is asked.
 
 Two orders meet here: that of the world (its numbers) and that of the commits (the audit's). What joins them is the
 generation: a body says under which one it runs, and the audit has the row of the claim that made it. No clocks are
@@ -48,11 +49,13 @@ MOST_CRASHES = 5
 TRIES = {"wobble": 3}
 
 AUDIT_COLUMNS = (
-    "id", "kind", "run_id", "name", "before", "after", "generation_before", "generation", "owner_before", "writer",
+    "id", "session", "kind", "run_id", "name", "before", "after", "generation_before", "generation", "owner_before",
+    "writer", "tx", "seen",
 )  # fmt: skip
 AUDIT = """
 create table audit (
-  id integer primary key, kind, run_id, name, before, after, generation_before, generation, owner_before, writer);
+  id integer primary key, session, kind, run_id, name, before, after, generation_before, generation, owner_before,
+  writer, tx, seen);
 create trigger audit_run after insert on holdfast_runs begin
   insert into audit (kind, run_id, name, after, generation)
   values ('run', new.id, new.job_name || ' ' || new.input, new.status, new.generation); end;
@@ -119,6 +122,17 @@ def value_of(text: str | None) -> Any:
         return json.loads(text.removeprefix("~"))
     except ValueError:
         return {"unreadable": text}
+
+
+def sees(row: Row, other: Row) -> bool | None:
+    """Whether the transaction of the other row could be seen when this one was written; None: only PostgreSQL tells."""
+    if row["seen"] is None:
+        return None
+    tx = int(other["tx"])
+    if tx == row["tx"]:
+        return bool(other["id"] < row["id"])
+    first, end, under_way = row["seen"].split(":")
+    return tx < int(first) or (tx < int(end) and str(tx) not in under_way.split(","))
 
 
 def _without_places(audit: Sequence[Row]) -> list[Row]:
@@ -315,6 +329,20 @@ class Checker:
             for row in self.audit
             if row["kind"] == "change" and row["after"] == "leased" and row["before"] == "pending"
         }
+
+    @cached_property
+    def rows(self) -> dict[int, Row]:
+        """Those of the audit, by their place in it."""
+        return {row["id"]: row for row in self.audit}
+
+    def came_after(self, claim: int | None, end: int) -> bool:
+        """Whether a claim (a place in the audit) could know of the end of another run; None: of no claim is known."""
+        # Its row of the audit sees no less than its own statement did, and no more than what the store asks after it:
+        # whether a run above has ended. So a claim whose row sees such an end must have been given up.
+        if claim is None:
+            return False
+        seen = sees(self.rows[claim], self.rows[end])
+        return claim > end if seen is None else seen
 
     @cached_property
     def interrupted(self) -> Counter[str]:

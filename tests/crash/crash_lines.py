@@ -6,8 +6,10 @@ well, as a network does that loses an answer.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
+import re
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -17,6 +19,10 @@ from crash_wire import FENCED, Wire
 from crash_world import SESSIONS, World
 
 T = TypeVar("T")
+
+#: A statement that was prepared to be said with others.
+_PREPARED = re.compile(r"prepare (holdfast_\d+)(?: \([a-z, ]+\))? as ")
+_EXECUTED = re.compile(r"(?:^|; )execute (holdfast_\d+)")
 
 #: What every child needs is imported once, before they are forked.
 _NEEDED = {
@@ -52,8 +58,17 @@ class Line(Wire):
         os.write(self._sessions, f"{os.getpid()} {number}\n".encode())
 
     def asked(self, connection: Any, sql: str, ask: Callable[[], T]) -> T:
-        """Let a statement pass, or not."""
-        name = self.named(" ".join(sql.split()), sql)
+        """Let a message pass, or not: each of its statements is a point."""
+        for name in reversed(self.names(connection, sql)):
+            ask = functools.partial(self.one_asked, connection, name, ask)
+        return ask()
+
+    def names(self, connection: Any, sql: str) -> list[str]:
+        """What the statements of a message are called here."""
+        return [self.named(" ".join(sql.split()), sql)]
+
+    def one_asked(self, connection: Any, name: str, ask: Callable[[], T]) -> T:
+        """Let a statement of this name pass, or not."""
         point = self.point(name)
         self.strike(point, "before")
         self.strike(point, "paused")
@@ -71,7 +86,7 @@ class Line(Wire):
         """What a statement is called here; the words without line ends."""
         if (name := self.known(sql)) is not None:
             return name
-        if words.startswith(("begin isolation", "start transaction")) or "select coalesce(max(number), 0), (" in words:
+        if words.startswith(("begin isolation", "start transaction")) or "select coalesce(max(number), 0), " in words:
             return "begin"
         if words in ("commit", "rollback"):
             return words
@@ -105,6 +120,15 @@ class PostgresLine(Line):
 
         super().__init__(world, operation, fault, url)
         self._names = {text: name for name, text in statements(self.schema).items()}
+        self._prepared: dict[tuple[int, str], str | None] = {}
+
+    def names(self, connection: Any, sql: str) -> list[str]:
+        executed = _EXECUTED.findall(sql)
+        if not executed:
+            return super().names(connection, sql)
+        begins = ["begin"] if sql.startswith("begin isolation") else []
+        # What is asked with it when it begins has no name.
+        return [*begins, *[name for one in executed if (name := self._prepared[connection.info.backend_pid, one])]]
 
     def attach(self) -> None:
         import psycopg
@@ -116,6 +140,10 @@ class PostgresLine(Line):
         def executed(cursor: Any, query: Any, params: Any = None, **more: Any) -> Any:
             # Said before whatever statement happens to be the 64th, or the first of a second.
             if query == "discard plans" or str(query).startswith("select not pg_is_in_recovery()"):
+                return execute(cursor, query, params, **more)
+            if (prepared := _PREPARED.match(str(query))) is not None:
+                text = str(query)[prepared.end() :]
+                self._prepared[cursor.connection.info.backend_pid, prepared[1]] = self.known(text)
                 return execute(cursor, query, params, **more)
             return self.asked(cursor.connection, str(query), lambda: execute(cursor, query, params, **more))
 

@@ -50,7 +50,9 @@ ELSEWHERE = {
     "states": "of finish: asked after a refusal, when nothing was written",
     "saved_steps": "asked after a refusal, when nothing was written",
     "find_steps": "a read",
-    **dict.fromkeys(("follow", "step_marks", "marked_steps", "logs_after"), "a question of who watches runs"),
+    **dict.fromkeys(
+        ("follow", "passing", "step_marks", "marked_steps", "logs_after"), "a question of who watches runs"
+    ),
     "find_logs": "a read",
     "find_attempts": "a read",
     "failed_tries": "a read; a planted fault in it is found",
@@ -71,6 +73,7 @@ if ON == "postgres":
     ELSEWHERE |= {
         "leave_a_mark": "of a round that is played again, which comes after the operation",
         "settle": "of a claim that somebody else overtakes",
+        **dict.fromkeys(("next_due", "next_wake"), "a read of the test kit: a claim has it in its own statement"),
     }
 if ON == "mariadb":
     ELSEWHERE |= {

@@ -1,7 +1,7 @@
 """Thousands of seeds of the simulation, on both stores; that it is deterministic; and that it does find faults.
 
 Each campaign runs in a process of its own: coverage would make it many times slower, and it replaces parts of the
-engine. HOLDFAST_SEEDS says how many seeds (10,000; 500 where HOLDFAST_TESTS=sample).
+engine. HOLDFAST_SEEDS says how many seeds (10,000; 500 where HOLDFAST_TESTS is sample or few).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-SEEDS = int(os.environ.get("HOLDFAST_SEEDS", "500" if os.environ.get("HOLDFAST_TESTS") == "sample" else "10000"))
+SEEDS = int(os.environ.get("HOLDFAST_SEEDS", "10000" if os.environ.get("HOLDFAST_TESTS", "full") == "full" else "500"))
 #: Commands, which the workers of pytest share; with few seeds it takes longer to start one.
 PARTS = 10 if SEEDS > 1000 else 2
 #: Of twenty seeds one is told on both stores, which must agree.

@@ -16,6 +16,7 @@ import pytest
 import servers
 from holdfast.model.run import NewRun, RunFilter
 from holdfast.model.step import AttemptRow, LogRow, ProgressRow, StepRow
+from holdfast.model.wait import WaitRow
 from holdfast.rules.lifecycle import TABLE, Cause
 from holdfast.store.base import (
     AttemptSave,
@@ -29,6 +30,7 @@ from holdfast.store.base import (
     StepSave,
     Sweep,
     Tx,
+    WaitSave,
 )
 from holdfast.store.mysql import MysqlStore
 from holdfast.store.postgres import PostgresStore
@@ -60,8 +62,8 @@ class Scene:
         self.url = url
         self.clock = HandClock()
         kind = PostgresStore if url.startswith("postgres") else MysqlStore
+        kind(url, clock=self.clock).migrate()
         self.store: SeveralWriters = kind(url, clock=self.clock, lease=lease)
-        self.store.migrate()
         self.zombie, self.other = self.store.open(), self.store.open()
         self.do("trigger", NewRun("run", "job", "1", concurrency_key=key))
         (run,) = self.claim("zombie").runs
@@ -272,6 +274,18 @@ def test_a_claim_that_takes_what_was_written_meanwhile_knows_of_the_delayed_run_
     (claimed,) = scene.store.claim(tx, [ClaimOrder("me", 10, LEASE, ("job",))])
     scene.store.commit(tx)
     scene.store.disconnect(claims)
+    assert [run.id for run in claimed.runs] == ["now"]
+    assert claimed.next_due_at == scene.clock.now() + 5_000_000
+
+
+def test_a_claim_that_takes_something_knows_when_the_next_sleeper_wakes(plain: Scene) -> None:
+    scene = plain
+    wait = WaitRow("run", "s#0", "timer", None, None, 0)
+    scene.do("save_waits", WaitSave("zombie", scene.lease.generation, wait, delay=5_000_000))
+    suspended = Ending(scene.lease, TABLE[Cause.SUSPEND], waiting_for="s")
+    assert scene.do("finish", suspended).accepted
+    scene.do("trigger", NewRun("now", "job", "1"))
+    claimed = scene.claim("me")
     assert [run.id for run in claimed.runs] == ["now"]
     assert claimed.next_due_at == scene.clock.now() + 5_000_000
 

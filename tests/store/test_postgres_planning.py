@@ -30,8 +30,7 @@ def lives(store: PostgresStore, link: Any, *, keyed: bool) -> list[str]:
     link.execute = heard
 
     def do(verb: str, rows: list[Any]) -> Any:
-        tx = store.begin(link)
-        store.lock(tx, {verb: rows})
+        tx = store.begin_round(link, {verb: rows})
         answers = getattr(store, verb)(tx, rows)
         store.commit(tx)
         return answers

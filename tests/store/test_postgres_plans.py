@@ -203,6 +203,7 @@ def test_what_puts_runs_to_sleep_and_wakes_them_looks_at_few_pages(full: Full) -
         assert len(full.do("expire", [Sweep(5, 15)])[0]) == 15
         assert len(full.do("pass_deadlines", [20])[0]) == 4
         assert full.store.find_waits(full.link, timers[0].run_id)
+        full.store.next_due_at(full.link)
         assert full.store.has_claimable(full.link, ClaimOrder("me", 1, LEASE, ("life",)))
 
     found = watched(full, lambda: in_transactions(full, life))

@@ -97,6 +97,7 @@ HOT: dict[str, tuple[Any, ...]] = {
     "find_workers": (NOW,),
     "leased": (),
     "follow": (json.dumps(["r1"]),),
+    "passing": (200,),
     "step_marks": (json.dumps([["r1", 0]]),),
     "marked_steps": (json.dumps([["r1", "step", 0, 0, 1]]),),
     "logs_after": (json.dumps([["r1", 0]]), 100),

@@ -25,9 +25,9 @@ class StormLine(Storming, crash_lines.Line):
     """The way to a server."""
 
     def asked(self, connection: Any, sql: str, ask: Callable[[], T]) -> T:
-        if getattr(_plainly, "here", False):
-            return ask()
-        name = self.named(" ".join(sql.split()), sql)
+        return ask() if getattr(_plainly, "here", False) else super().asked(connection, sql, ask)
+
+    def one_asked(self, connection: Any, name: str, ask: Callable[[], T]) -> T:
         return self.through(name, ask, lambda: self.lose(connection))
 
     def has_session(self, number: int) -> None:

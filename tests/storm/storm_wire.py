@@ -111,8 +111,9 @@ Look = Callable[[Any, str, dict[str, Any]], list[Any]]
 def watch_stale_writes(app: Holdfast, world: Line, look: Look) -> None:
     """Tell the world of each write that is attempted under a lease which somebody else has ended.
 
-    Looked up within the transaction that is to write it: nobody can take the lease in between. On a server only a
-    round has its runs locked by then; of who writes beside a round what stands under its own generation is looked at.
+    A lease that is over stays so. What the writing would change is looked at within its transaction: nobody can take
+    the lease in between. On a server only a round has its runs locked by then; of who writes beside a round what
+    stands under its own generation is looked at.
     """
     store: Any = app._engine.store
 
@@ -126,6 +127,8 @@ def watch_stale_writes(app: Holdfast, world: Line, look: Look) -> None:
             held = {_lease_of(row)[0] for index, row in enumerate(rows) if index not in stale} if stale else set()
             locked = not store.locks or "locked" in tx.seen or ":generation" in _CONTENT[verb]
             looked = {index: lease for index, lease in stale.items() if locked and lease[0] not in held}
+            if looked:
+                assert tx.now > 0, "whoever is asked for it has locked what was to be locked, and put off until now"
             before = {index: content(lease) for index, lease in looked.items()}
             answers = getattr(type(store), verb)(store, tx, rows)
             if stale:

@@ -207,8 +207,12 @@ def ended_as(history: Told, place: str, status: str, error: str | None = None, o
 
 
 def end_of(history: Told, place: str) -> dict[str, Any]:
+    return history.audit[end_at(history, place)]
+
+
+def end_at(history: Told, place: str) -> int:
     end = (place, "leased", "change")
-    return next(row for row in history.audit if (row["run_id"], row["before"], row["kind"]) == end)
+    return next(at for at, row in enumerate(history.audit) if (row["run_id"], row["before"], row["kind"]) == end)
 
 
 def wrong_output(history: Told, tree: ToldTree) -> None:
@@ -326,6 +330,56 @@ def test_a_broken_promise_about_a_tree_is_found_under_its_number(
     spoil(history, tree)
     found = history.check()
     assert found.invariants == {invariant}, str(found)
+
+
+@pytest.mark.parametrize(
+    ("tx", "seen", "broken"),
+    [
+        (8, "7:9:7", False),  # the end is under way
+        (6, "5:7:5", False),  # or has not begun, though its row was written first
+        (8, "5:9:5,7", False),
+        (8, "8:8:", True),
+        (8, "5:9:5", True),
+        (7, "7:7:", True),  # by the claim's own transaction, before it
+    ],
+)
+def test_a_claim_came_after_an_end_if_its_transaction_sees_it(tx: int, seen: str, broken: bool) -> None:
+    history, tree = told()
+    went_on_below_an_end(history, tree)
+    for row in history.audit:
+        row.update(session=tx, tx=tx, seen=seen)
+    history.audit[end_at(history, tree.root)].update(session=7, tx=7, seen="7:7:")
+    found = history.check()
+    assert found.invariants == ({"S7"} if broken else set()), str(found)
+
+
+def test_an_end_after_the_claim_in_the_same_transaction_is_not_known_to_it() -> None:
+    history, tree = told()
+    went_on_below_an_end(history, tree)
+    end = history.audit.pop(end_at(history, tree.root))
+    last = max(
+        at for at, row in enumerate(history.audit) if row["run_id"] in tree.outcomes and row["after"] == "leased"
+    )
+    history.audit.insert(last + 1, end)
+    for number, row in enumerate(history.audit, 1):
+        row.update(id=number, session=7, tx=7, seen="7:7:")
+    found = history.check()
+    assert not found.broken, str(found)
+
+
+@pytest.mark.parametrize("session", [None, 7])
+def test_where_no_snapshot_is_told_ends_at_one_microsecond_are_one_transaction(session: int | None) -> None:
+    """Only on a server: a file has one writer at a time."""
+    history, tree = told()
+    went_on_below_an_end(history, tree)
+    for number, run in enumerate(history.runs.values()):
+        run["completed_at"] = number
+    for row in history.audit:
+        row["session"] = session
+    last = next(row["run_id"] for row in reversed(history.audit) if row["run_id"] in tree.outcomes)
+    assert history.check().invariants == {"S7"}
+    history.runs[last]["completed_at"] = history.runs[tree.root]["completed_at"]
+    assert history.check().invariants == ({"S7"} if session is None else set())
 
 
 def test_each_wait_of_a_tree_has_a_kind() -> None:

@@ -13,10 +13,10 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
 
-from ..basis.errors import WouldDeadlock
+from ..basis.errors import StoreClosed, WouldDeadlock
 
 T = TypeVar("T")
 Answer: TypeAlias = "tuple[Reply[Any], Any, BaseException | None]"
@@ -29,6 +29,9 @@ _running_loop = asyncio._get_running_loop
 # One lock for all replies: it is held for a few bytecodes and never while calling anything. Re-entrant, because a
 # garbage collection in between may run __del__, which logs, and a log handler may use a reply.
 _lock = threading.RLock()
+
+#: Who follows all runs is woken so many at a time: each of them then sends something.
+_SOME = 16
 
 _place = threading.local()
 
@@ -129,8 +132,13 @@ class Reply(Generic[T]):
                 finally:
                     self._unsubscribe(gate.release)
                 if not came and self._waiters is not None:
-                    raise TimeoutError(f"{self._what}: no answer within {timeout} s. The work itself goes on.")
+                    raise TimeoutError(
+                        f"{self._what}: no answer within {self._said(timeout)} s. The work itself goes on."
+                    )
         return self._take()
+
+    def _said(self, timeout: float | None) -> str:
+        return f"{timeout:g}"
 
     def _refuse_to_block(self) -> None:
         if _running_loop() is not None:
@@ -236,8 +244,11 @@ def _wake(waiters: list[asyncio.Future[None]]) -> None:
             waiter.set_result(None)
 
 
-def answer(answers: Iterable[Answer]) -> None:
-    """Fill replies and wake who waits for them. Any thread; a reply that was answered before stays as it is."""
+def answer(answers: Iterable[Answer], *, few_at_once: bool = False) -> None:
+    """Fill replies and wake who waits for them. Any thread; a reply that was answered before stays as it is.
+
+    `few_at_once`: a loop that has many to wake does what else it has to do in between.
+    """
     loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
     calls: list[Callable[[], None]] = []
     for reply, value, error in answers:
@@ -247,11 +258,12 @@ def answer(answers: Iterable[Answer]) -> None:
             else:
                 loops.setdefault(waiter.get_loop(), []).append(waiter)
     for loop, waiters in loops.items():
+        wake = _wake_some if few_at_once else _wake
         if loop is _running_loop():
-            _wake(waiters)
+            wake(waiters)
             continue
         try:
-            loop.call_soon_threadsafe(_wake, waiters)
+            loop.call_soon_threadsafe(wake, waiters)
         except RuntimeError:
             pass  # the loop is closed: nobody is left to tell
     for call in calls:
@@ -259,6 +271,13 @@ def answer(answers: Iterable[Answer]) -> None:
             call()
         except Exception:  # one that fails must not keep the answer from the others
             _log.exception("after an answer")
+
+
+def _wake_some(waiters: list[asyncio.Future[None]]) -> None:
+    """The first of them now, and the others each time when the loop has looked at its sockets."""
+    _wake(waiters[:_SOME])
+    if rest := waiters[_SOME:]:
+        asyncio.get_running_loop().call_soon(_wake_some, rest)
 
 
 def hand_on(source: Reply[Any], target: Reply[Any], convert: Callable[[Any], Any] | None = None) -> None:
@@ -274,6 +293,22 @@ def hand_on(source: Reply[Any], target: Reply[Any], convert: Callable[[Any], Any
             answer([(target, value, None)])
 
     source.when_done(done)
+
+
+async def answer_with(work: Callable[[], Coroutine[Any, Any, Any]], reply: Reply[Any], closed: str) -> None:
+    """Answer the reply with what the work gives, in a task. `closed`: why that was cancelled, if it was."""
+    try:
+        value = await work()
+    except asyncio.CancelledError:
+        # Of a task of ours, because its loop ends. Nobody has cancelled whoever waits, perhaps in another one.
+        answer([(reply, None, StoreClosed(closed))])
+        raise
+    except BaseException as error:
+        answer([(reply, None, error)])
+        if not isinstance(error, Exception):
+            raise
+    else:
+        answer([(reply, value, None)])
 
 
 def answered(value: T, what: str = "reply") -> Reply[T]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..basis.clock import Clock
@@ -132,23 +132,26 @@ class Rounds:
         answers: list[Answer] = []
         served: list[tuple[str, list[Ticket[Any]], float]] = []
         tx: Tx | None = None
+        asked = self.clock.steady()
         try:
-            tx = self._begin()
-            tx.replay = replay
-            if self.store.locks:
-                self.store.lock(tx, {verb: [ticket.row for ticket in group] for verb, group in by_verb.items()})
+            tx = self._begin({verb: [ticket.row for ticket in group] for verb, group in by_verb.items()}, replay=replay)
+            known = tx.begun
             for verb in ORDER:
                 if group := by_verb.get(verb):
                     began = self.clock.steady()
                     values = getattr(self.store, verb)(tx, [ticket.row for ticket in group])
                     answers.extend([(ticket, value, None) for ticket, value in zip(group, values, strict=True)])
                     served.append((verb, group, self.clock.steady() - began))
+            if not known:
+                self._waited(tx)
         except BaseException as error:
             if tx is not None:
                 self.store.rollback(tx)
             meant = self.store.translate(error)
             if isinstance(meant, StoreError) and not isinstance(meant, PlayAgain):
                 self.disconnect()
+            if tx is not None and not tx.begun and self._out_since is None:
+                self._out_since = asked
             raise
         try:
             self.store.commit(tx)
@@ -163,7 +166,7 @@ class Rounds:
         self.tally.round(served, len(tickets), self.last_at)
         return answers
 
-    def _begin(self) -> Tx:
+    def _begin(self, batches: Mapping[str, Sequence[Any]], *, replay: bool) -> Tx:
         """Begin, and note for how long that was not possible, since the first attempt that was refused.
 
         For some seconds more it counts for the rounds that follow: others who could not renew may be slower to begin.
@@ -172,18 +175,22 @@ class Rounds:
         try:
             if self.connection is None:
                 self.connection = self.store.open()
-            tx = self.store.begin(self.connection)
+            tx = self.store.begin_round(self.connection, batches, replay=replay)
         except BaseException:
             if self._out_since is None:
                 self._out_since = asked
             raise
+        if tx.begun:
+            self._waited(tx)
+            tx.waited = self._longest
+        return tx
+
+    def _waited(self, tx: Tx) -> None:
         now = self.clock.steady()
         waited = tx.waited if self._out_since is None else now - self._out_since
         self._out_since = None
         if waited > self._longest or now >= self._until:
             self._longest, self._until = waited, now + min(waited, _LENIENT)
-        tx.waited = self._longest
-        return tx
 
     def upkeep(self, *, idle: bool = False) -> bool:
         """Let the store look after its files. Nobody's reply depends on it. False: try again sooner."""

@@ -277,6 +277,18 @@ class Followed(NamedTuple):
     """The id of its last log line; 0 without one."""
 
 
+class Passing(NamedTuple):
+    """A run for those who look at all runs: nothing large."""
+
+    id: str
+    job_name: str
+    status: str
+    lease_owner: str | None
+    created_at: int
+    labels: str
+    """As JSON."""
+
+
 class StepMark(NamedTuple):
     """That a step is saved, and by which lease; not what it came to."""
 
@@ -350,7 +362,14 @@ class Tx:
     """This round may have been committed before: its COMMIT gave no answer."""
     lent: bool = False
     """It is the transaction of a caller, who commits it some time."""
+    begun: bool = True
+    """Whether the database has said so. Before that nobody knows how long it was waited for."""
     seen: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def instant(self) -> Any:
+        """`now`, as a value for a statement. A store may know it before we do."""
+        return self.now
 
 
 class LentTransaction(ABC):
@@ -457,6 +476,18 @@ class Store(ABC):
         reads `tx.now` once it has all of it. After that no verb waits for anybody who may wait for it.
         """
         return
+
+    def begin_round(self, connection: Any, batches: Mapping[str, Sequence[Any]], *, replay: bool = False) -> Tx:
+        """`begin` and `lock`, for a round of these rows. What its first verb asks may be what begins it in truth."""
+        tx = self.begin(connection)
+        tx.replay = replay
+        try:
+            if self.locks:
+                self.lock(tx, batches)
+        except BaseException:
+            self.rollback(tx)
+            raise
+        return tx
 
     @abstractmethod
     def commit(self, tx: Tx) -> None:
@@ -703,6 +734,19 @@ class Store(ABC):
             )
             for row in (self.find_runs(connection, RunFilter(ids=tuple(run_ids))) if run_ids else ())
         }
+
+    def passing(self, connection: Any, most: int) -> list[Passing]:
+        """The `most` newest runs, and as many at most of those that are leased; each once, by descending id.
+
+        Asked often: a store should make it cheap.
+        """
+        newest = self.find_runs(connection, RunFilter(limit=most))
+        leased = self.find_runs(connection, RunFilter(statuses=("leased",), limit=most))
+        rows = {row.id: row for row in (*newest, *leased)}
+        return [
+            Passing(row.id, row.job_name, row.status, row.lease_owner, row.created_at, row.labels)
+            for row in sorted(rows.values(), key=lambda row: row.id, reverse=True)
+        ]
 
     def step_marks(self, connection: Any, wanted: Sequence[tuple[str, int]]) -> list[StepMark]:
         """Of each of these runs, the saved steps from this position on."""

@@ -18,13 +18,15 @@ import psycopg
 from ..basis.clock import Clock, SystemClock
 from ..basis.errors import SchemaError, StoreError, StoreUnavailable, ValidationError
 from ..model.run import NewRun, RunFilter, RunRow
-from .base import ClaimOrder, LentTransaction, Old, PlayAgain, SharedTransaction, Triggered, Tx
+from .base import Claimed, ClaimOrder, LentTransaction, Old, PlayAgain, SharedTransaction, Triggered, Tx
 from .lending import Lent
 from .postgres_listing import listing, question
 from .postgres_moving import PostgresMovable
 from .postgres_place import AGAIN, Address, Limits, Link, address, meaning
 from .postgres_statements import NOW, as_json, qualified, statements
 from .postgres_telling import PostgresTelling
+from .postgres_together import TIME, Opening, PutOff
+from .relational import insertable
 from .schema import AWAY, Schema, away
 
 _IDENTITY = "select value || ' in ' || current_database() from holdfast_meta where key = 'database_id'"
@@ -37,6 +39,9 @@ _MARK = (
 
 #: Keys that one look for unused ones may forget.
 _KEYS_AT_ONCE = 1000
+
+#: A time that was before anything is due.
+_NEVER = -1
 
 #: A concurrent first migration is met by the same names appearing.
 _MIGRATIONS_TRIED = 20
@@ -70,7 +75,8 @@ class PostgresStore(PostgresTelling, PostgresMovable):
         self._turned = not isinstance(self.clock, SystemClock)
         self._sql = statements(self.address.schema)
         self._begin = self._q(
-            f"select coalesce(max(number), 0), {NOW}, current_setting('transaction_read_only') from holdfast_migrations"
+            f"select coalesce(max(number), 0), set_config('{TIME}', ({NOW})::text, true)::bigint, "
+            "current_setting('transaction_read_only') from holdfast_migrations"
         )
         self._mark = self._q(_MARK)
         self._known: str | None = None
@@ -141,15 +147,74 @@ class PostgresStore(PostgresTelling, PostgresMovable):
         return Tx(connection, self._time(now), self.clock.steady() - asked)
 
     def _opened(self, connection: Link) -> tuple[int, int]:
-        version, now, read_only = connection.say(f"{connection.begin}; {self._begin}")
+        return self._may_write(connection, connection.say(f"{connection.begin}; {self._begin}"))
+
+    def _may_write(self, connection: Link, answer: Any) -> tuple[int, int]:
+        version, now, read_only = answer
         if read_only == "on":
             # Another server takes writes now. This session would never notice by itself.
             connection.close()
             raise psycopg.errors.ReadOnlySqlTransaction("the transaction could not write")
         return version, now
 
+    def begin_round(self, connection: Link, batches: Mapping[str, Sequence[Any]], *, replay: bool = False) -> Tx:
+        # Who judges others has to know how long it took to begin, before; and a pooler keeps no prepared statements.
+        if connection.pooled or replay or batches.get("expire"):
+            return super().begin_round(connection, batches, replay=replay)
+        asked = self.clock.steady()
+        tx = Opening(connection, by_hand=self._turned)
+
+        def begun(answer: Any) -> None:
+            version, now = self._may_write(connection, answer)
+            if version > self.schema.newest:
+                self._roll_back(connection)
+                self._refuse_newer(connection, version)
+            tx.now, tx.waited, tx.begun = self._time(now), self.clock.steady() - asked, True
+
+        connection.put_off(
+            PutOff(connection.begin, None, None, lambda error: self._begins_again(connection, error)),
+            PutOff(self._begin, (), begun),
+        )
+        try:
+            self.lock(tx, batches)
+        except BaseException:
+            self.rollback(tx)
+            raise
+        return tx
+
+    def _begins_again(self, connection: Link, error: psycopg.Error) -> bool:
+        """Whether to say once more what has begun a transaction and failed."""
+        if error.sqlstate == "25006":
+            connection.close()  # another server takes writes now
+        if connection.is_lost:
+            connection.reopen()
+            self.check_schema(connection)
+            return True
+        self._roll_back(connection)
+        if error.sqlstate == "26000":
+            connection.prepared_is_gone()
+            return True
+        if error.sqlstate not in AGAIN and meaning(error) is None:
+            # Perhaps somebody has migrated it since it was opened.
+            self.check_schema(connection)
+        return False
+
+    def _hold_runs(self, tx: Tx, run_ids: Sequence[str]) -> int | None:
+        if not isinstance(tx, Opening) or "locked" in tx.seen:
+            return super()._hold_runs(tx, run_ids)
+
+        def held(answer: Any) -> None:
+            tx.now = self._time(answer[1])
+
+        tx.connection.put_off(PutOff(self._sql["lock_runs"], (as_json(run_ids),), held))
+        # What the time was before that doesn't count.
+        tx.now = None
+        return None
+
     def commit(self, tx: Tx) -> None:
         connection: Link = tx.connection
+        if connection.drop():
+            return  # nothing was asked
         connection.unreplicated = None
         if tx.seen.get("met"):
             # The last lock of all: whoever has it waits for nobody but the standby.
@@ -166,8 +231,7 @@ class PostgresStore(PostgresTelling, PostgresMovable):
 
     def _roll_back(self, connection: Link) -> None:
         try:
-            if connection.in_transaction:
-                connection.cursor.execute("rollback", prepare=False)
+            connection.roll_back()
         except psycopg.Error:
             connection.close()
 
@@ -376,21 +440,44 @@ class PostgresStore(PostgresTelling, PostgresMovable):
         tx.seen["met"] = tx.seen.get("met", False) or any(one.disposition != "created" for one in made)
         return made
 
+    def _ripen(self, tx: Tx) -> int | None:  # noqa: ARG002 - the claim itself looks whether there is anything, first
+        return None
+
+    def _ripens(self, tx: Tx, due: int | None, wake: int | None) -> bool:
+        """Whether any of these times has come: then what waited for them is in its line now."""
+        came = [at is not None and at <= tx.now for at in (due, wake)]
+        if came[0]:
+            self._make_due(tx)
+        if came[1]:
+            self._wake_sleepers(tx)
+        return any(came)
+
+    def _due_beside(self, tx: Tx, claimed: Claimed) -> int | None:  # noqa: ARG002 - it has said so
+        due: int | None = tx.seen.pop("due", None)
+        return due
+
     def _take(self, tx: Tx, verb: str, wanted: Sequence[Any], many: int, order: ClaimOrder) -> list[Any]:
         rows: list[Any] = []
         while True:
             keyed: list[str] = []
-            for row in super()._take(tx, verb, wanted, many - len(rows), order):
+            due = wake = None
+            first = "due" not in tx.seen
+            values = (many - len(rows), order.owner, tx.instant, order.lease, tx.instant if first else _NEVER)
+            for row in self._ask(tx.connection, verb, wanted, *values):
                 if row[2] is not None:
                     rows.append(row)
                 elif row[0] is not None:
                     keyed.append(row[0])
+                elif row[5] is not None or row[17] is not None:
+                    due, wake = row[5], row[17]
                 else:
                     tx.seen["more"] = True
+            tx.seen["due"] = min((at for at in (due, wake) if at is not None), default=None)
+            if first and self._ripens(tx, due, wake):
+                continue
             if not keyed:
                 return rows
-            values = (as_json(wanted), order.owner, tx.now, order.lease)
-            taken = self._ask(tx.connection, "claim_keyed", keyed, *values)
+            taken = self._ask(tx.connection, "claim_keyed", keyed, as_json(wanted), order.owner, tx.now, order.lease)
             rows += taken
             refused = set(keyed).difference([row[0] for row in taken])
             if not (refused and self._do(tx.connection, "settle", sorted(refused))):
@@ -399,6 +486,10 @@ class PostgresStore(PostgresTelling, PostgresMovable):
             if verb != "claim" or len(rows) >= many:
                 tx.seen["more"] = True
                 return rows
+
+    def _rows(self, tx: Tx, runs: Sequence[NewRun]) -> list[Any]:  # noqa: ARG002 - it need not be known
+        # Times that are counted from now on are for the statement, which knows what is now.
+        return [(*insertable(run, run.run_at, run.deadline), run.delay) for run in runs]
 
     def find_runs(self, connection: Any, filter: RunFilter) -> list[RunRow]:
         text, values = listing(filter, as_json)

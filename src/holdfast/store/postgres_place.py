@@ -20,6 +20,7 @@ from psycopg.types.numeric import Int8BinaryDumper
 
 from ..basis.clock import SystemClock
 from ..basis.errors import StoreError, ValidationError
+from .postgres_together import Together
 
 SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
 
@@ -190,10 +191,11 @@ class Limits(NamedTuple):
         return {**_CONNECTION, "connect_timeout": str(max(2, round(seconds))), **given}
 
 
-class Link:
+class Link(Together):
     """A connection for one thread, with the one cursor over which everything goes. `reopen` when it was lost."""
 
     def __init__(self, to: Address, limits: Limits, *, read_only: bool) -> None:
+        super().__init__()
         self._to = to
         self._limits = limits
         self.read_only = read_only
@@ -210,6 +212,7 @@ class Link:
     def reopen(self) -> None:
         """Connect (again)."""
         self.close()
+        self.prepared_is_gone()
         try:
             self.pg = self._connect(self.pooled)
         except psycopg.OperationalError as error:
@@ -296,17 +299,28 @@ class Link:
     def execute(self, sql: str, values: Any = None) -> Any:
         """One statement; what it gives is to be read before the next."""
         self._said += 1
-        if self._said >= self._plan_at:
+        if self._said >= self._plan_at and not self._put_off:  # before that nobody may know that the link was lost
             self._plan_at *= 2
             self._execute("discard plans", prepare=False)
-        return self._execute(sql, values)
+        answer = self.along(sql, values) if self._put_off else self._execute(sql, values)
+        if answer.statusmessage == "ROLLBACK":  # to a savepoint
+            self.prepared_is_gone()
+        return answer
 
     def say(self, sql: str) -> Any:
         """Several statements at once, without values: the first row of the last one; None without any."""
+        self.settle()
         cursor = self._execute(sql, prepare=False)
         while cursor.nextset():
             pass
         return cursor.fetchone() if cursor.description else None
+
+    def roll_back(self) -> None:
+        """Undo the transaction, if the server knows of one."""
+        self.drop()
+        if self.in_transaction:
+            self._execute("rollback", prepare=False)
+            self.prepared_is_gone()
 
     def is_current(self) -> bool:
         """Whether its server may still be written to; found out once a second. What is read from another one is old.

@@ -11,7 +11,7 @@ from pydantic_core import to_json
 
 from ..basis.errors import ValidationError
 from . import queries
-from .relational import COLUMNS
+from .relational import COLUMNS, STORED
 
 #: Microseconds since 1970, by the database, at this very moment.
 NOW = "(extract(epoch from clock_timestamp()) * 1000000)::bigint"
@@ -30,6 +30,9 @@ _FIRST_OF_KEY = """(
       where h.concurrency_key = {run}.concurrency_key and h.turn = 2 and h.status in ('pending', 'leased', 'waiting')
         and h.concurrency_key is not null and h.id <> {run}.id
       offset 0))"""
+
+#: Where the last row of a claim has the two times of `_DUE_BESIDE`.
+_NEXT = {"run_at": "d.due", "deadline_at": "d.wake"}
 
 #: What a claim does with the runs that it has found (`p`), in the words that both kinds of claims share.
 _LEASE_FIRST = f"""k as materialized (
@@ -50,7 +53,7 @@ union all
 select c.id{", null" * COLUMNS.count(",")} from c where c.concurrency_key is not null
 union all
 select null{", null" * COLUMNS.count(",")}
-where case when (select count(*) from c) < $2 then
+where case when (select count(*) from c) < (select many from d) then
   exists (select 1 from p where concurrency_key is not null and concurrency_key not in (select key from k))
   or exists (
     select 1 from job
@@ -61,7 +64,19 @@ where case when (select count(*) from c) < $2 then
         and (r.concurrency_key is null or {_FIRST_OF_KEY.format(run="r", wanted="$1")})
       limit 1) as r
     where job.room is null)
-  end"""
+  end
+union all
+select {", ".join(_NEXT.get(name, "null") for name in STORED)} from d where d.due is not null or d.wake is not null"""
+
+#: When the next run is due, and the next sleeper; how many are taken: none as long as the time ($6) of one has come.
+_DUE_BESIDE = """d as materialized (
+  select due, wake, case when least(due, wake) <= $6 then 0 else $2 end as many
+  from (
+    select
+      (select run_at from holdfast_runs
+       where status = 'pending' and due = 0 and attempt >= 0 order by run_at limit 1) as due,
+      (select wake_at from holdfast_runs
+       where status = 'waiting' and wake_at is not null and attempt >= 0 order by wake_at limit 1) as wake) as one)"""
 
 #: Of runs that may end (`c`): those above them, and the keys of both, as far as they can be locked now.
 _THOSE_ABOVE = """p as materialized (
@@ -89,6 +104,7 @@ _PARTS = {
     "those_above": _THOSE_ABOVE,
     "lockable": _LOCKABLE,
     "lease_first": _LEASE_FIRST,
+    "due_beside": _DUE_BESIDE,
     "first_of_key": _FIRST_OF_KEY.format(run="r", wanted="$1"),
     "first_of_key_again": _FIRST_OF_KEY.format(run="c", wanted="$2"),
     "columns": COLUMNS,

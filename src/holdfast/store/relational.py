@@ -37,6 +37,7 @@ from .base import (
     Lease,
     LogSave,
     Old,
+    Passing,
     PlayAgain,
     ProgressSave,
     Recall,
@@ -87,7 +88,7 @@ class Relational(Below):
 
     def renew_leases(self, tx: Tx, renewals: Sequence[Renewal]) -> list[bool]:
         last = {renewal.lease: (*renewal.lease, renewal.duration) for renewal in renewals}
-        held = set(self._ask(tx.connection, "renew_leases", [*last.values()], tx.now))
+        held = set(self._ask(tx.connection, "renew_leases", [*last.values()], tx.instant))
         return [renewal.lease in held for renewal in renewals]
 
     def save_logs(self, tx: Tx, lines: Sequence[LogSave]) -> list[None]:
@@ -111,7 +112,7 @@ class Relational(Below):
     def save_progress(self, tx: Tx, rows: Sequence[ProgressSave]) -> list[None]:
         last = {(row.run_id, row.generation, owner): row.progress for owner, row in rows}
         asked = [(*lease, progress) for lease, progress in last.items()]
-        self._do(tx.connection, "save_progress", asked, tx.now)
+        self._do(tx.connection, "save_progress", asked, tx.instant)
         return [None] * len(rows)
 
     def save_attempts(self, tx: Tx, saves: Sequence[AttemptSave]) -> list[bool]:
@@ -163,7 +164,7 @@ class Relational(Below):
             )
             for e in first.values()
         ]
-        written = self._ask(tx.connection, "finish", rows, tx.now)
+        written = self._ask(tx.connection, "finish", rows, tx.instant)
         ended = {row[:2]: row[5] for row in written}
         self._pass_on(tx, [row[2] for row in written])
         self._after_ends(tx, [(row[0], row[4], row[5]) for row in written if row[3] not in _GO_ON])
@@ -245,13 +246,13 @@ class Relational(Below):
         return [run_id for (run_id,) in self._ask(tx.connection, "family", roots)] if roots else []
 
     def trigger(self, tx: Tx, runs: Sequence[NewRun]) -> list[Triggered]:
-        now = tx.now
-        rows = [_row(run, now) for run in runs]
+        rows = self._rows(tx, runs)
         new = rows
         if any(run.coalesce == "active" for run in runs):
             there = {row[0] for row in self._ask(tx.connection, "find_active", rows)}
             new = [row for index, row in enumerate(rows) if index not in there]
         created = {row[0] for row in self._insert(tx, new)}
+        now = tx.now
         self._pass_on(tx, [run.concurrency_key for run in runs if run.concurrency_key and run.id in created])
         labelled = [run for run in runs if run.labels != "{}" and run.id in created]
         if labelled:
@@ -271,16 +272,21 @@ class Relational(Below):
         answers = []
         for index, run in enumerate(runs):
             if run.id in created:
-                answers.append(Triggered(_fresh(run, rows[index][5], now), "created"))
+                answers.append(Triggered(_fresh(run, now), "created"))
             elif index in standing:
                 answers.append(standing[index])
             else:
                 raise PlayAgain("the run that stood in the way of another one is gone by now")
         return answers
 
+    def _rows(self, tx: Tx, runs: Sequence[NewRun]) -> list[Any]:
+        """What `insert_runs` takes of these runs."""
+        now = tx.now
+        return [insertable(run, _run_at(run, now), run.deadline and now + run.deadline) for run in runs]
+
     def _insert(self, tx: Tx, rows: Sequence[Any]) -> list[Any]:
         """The ids of those that were not there yet."""
-        return self._ask(tx.connection, "insert_runs", rows, tx.now)
+        return self._ask(tx.connection, "insert_runs", rows, tx.instant)
 
     def _label(self, tx: Tx, runs: Sequence[NewRun]) -> None:
         """Write the labels of runs that were just inserted."""
@@ -353,15 +359,7 @@ class Relational(Below):
         connection = tx.connection
         if tx.replay and order.known is not None:
             self._do(connection, "recall", order.known, order.owner, tx.now)
-        due = self._next_due(connection)
-        if due is not None and due <= tx.now:
-            self._make_due(tx)
-            due = self._next_due(connection)
-        wake = self._next_wake(connection)
-        if wake is not None and wake <= tx.now:
-            self._wake_sleepers(tx)
-            wake = self._next_wake(connection)
-        due = min((at for at in (due, wake) if at is not None), default=None)
+        due = self._ripen(tx)
         runs: list[RunRow] = []
         again = True
         while again:
@@ -376,6 +374,19 @@ class Relational(Below):
             for row in self._ask(connection, "first_steps", resumed, STEP_PAGE):
                 steps.setdefault(row[0], []).append(StepRow(*row))
         return Claimed(runs, steps, due)
+
+    def _ripen(self, tx: Tx) -> int | None:
+        """Delayed runs and sleepers whose time has come go into their lines; when the next one's comes."""
+        connection = tx.connection
+        due = self._next_due(connection)
+        if due is not None and due <= tx.now:
+            self._make_due(tx)
+            due = self._next_due(connection)
+        wake = self._next_wake(connection)
+        if wake is not None and wake <= tx.now:
+            self._wake_sleepers(tx)
+            wake = self._next_wake(connection)
+        return min((at for at in (due, wake) if at is not None), default=None)
 
     def _make_due(self, tx: Tx) -> None:
         """Delayed runs whose time has come go into their lines."""
@@ -413,7 +424,7 @@ class Relational(Below):
     # -- writes: who is there ----------------------------------------------------------------------------------
 
     def check_in(self, tx: Tx, workers: Sequence[CheckIn]) -> list[None]:
-        self._do(tx.connection, "check_in", [*{worker.id: worker for worker in workers}.values()], tx.now)
+        self._do(tx.connection, "check_in", [*{worker.id: worker for worker in workers}.values()], tx.instant)
         return [None] * len(workers)
 
     def check_out(self, tx: Tx, workers: Sequence[str]) -> list[None]:
@@ -445,6 +456,10 @@ class Relational(Below):
     def follow(self, connection: Any, run_ids: Sequence[str]) -> dict[str, Followed]:
         found = self._ask(connection, "follow", run_ids)
         return {run_id: Followed(*columns) for run_id, *columns in found}
+
+    def passing(self, connection: Any, most: int) -> list[Passing]:
+        found = {row[0]: Passing(*row) for row in self._find(connection, "passing", most)}
+        return sorted(found.values(), reverse=True)  # by id: no two are alike in it
 
     def step_marks(self, connection: Any, wanted: Sequence[tuple[str, int]]) -> list[StepMark]:
         return [StepMark(*row) for row in self._ask(connection, "step_marks", wanted)]
@@ -515,21 +530,26 @@ def _trying(save: AttemptSave) -> tuple[Any, ...]:
     return (save.owner, *save.attempt[:5], save.attempt.generation)
 
 
-def _row(run: NewRun, now: int) -> tuple[Any, ...]:
+def _run_at(run: NewRun, now: int) -> int:
+    return now + run.delay if run.run_at is None else run.run_at
+
+
+def insertable(run: NewRun, run_at: int | None, deadline_at: int | None) -> tuple[Any, ...]:
     """What `insert_runs` takes of a run."""
     return (
         run.id, run.job_name, run.input, run.queue, run.priority,
-        now + run.delay if run.run_at is None else run.run_at,
+        run_at,
         run.idempotency_key, run.concurrency_key, run.labels, run.tenant, run.codec, run.trace, run.coalesce,
-        run.timeout, run.retry, run.deadline and now + run.deadline,
+        run.timeout, run.retry, deadline_at,
         run.parent_id, run.root_id, run.child_index, run.is_finalize, run.awaited_as,
     )  # fmt: skip
 
 
-def _fresh(run: NewRun, run_at: int, now: int) -> RunRow:
+def _fresh(run: NewRun, now: int) -> RunRow:
     """The row that was just inserted, without asking for it."""
     return RunRow(
-        run.id, run.job_name, "pending", run.queue, run.priority, run_at, 0, 0, 0, None, None, now, now, None, None,
+        run.id, run.job_name, "pending", run.queue, run.priority, _run_at(run, now),
+        0, 0, 0, None, None, now, now, None, None,
         run.timeout, run.retry, run.deadline and now + run.deadline,
         run.parent_id, run.root_id, run.child_index, run.is_finalize, run.awaited_as, 0, None, 0,
         run.idempotency_key, run.concurrency_key, run.tenant, run.labels, run.codec,

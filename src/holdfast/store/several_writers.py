@@ -144,12 +144,16 @@ class SeveralWriters(Relational):
         self._hold(tx, keys)
         if runs:
             # In the order of the ids, which is that of their bytes.
-            locked: int = self._ask(connection, "lock_runs", sorted(runs))[0][1]
-            return locked
+            return self._hold_runs(tx, sorted(runs))
         if not keys:
             return None
         now: int = self._find(connection, "now")[0][0]
         return now
+
+    def _hold_runs(self, tx: Tx, run_ids: Sequence[str]) -> int | None:
+        """Lock these runs; the time then. None: `tx` will know it once something is asked."""
+        locked: int = self._ask(tx.connection, "lock_runs", run_ids)[0][1]
+        return locked
 
     def _ensure(self, tx: Tx, verb: str, rows: Sequence[Any]) -> None:
         """For who calls a verb outside of a round."""
@@ -266,18 +270,20 @@ class SeveralWriters(Relational):
 
     def _claim(self, tx: Tx, order: ClaimOrder) -> Claimed:
         claimed = super()._claim(tx, order)
-        if claimed.runs:
-            # What was taken may have been written after we had asked when the next one is due, and a delayed run
-            # before it. The news of both comes when nothing is left to take, so nobody would look again.
-            claimed = claimed._replace(next_due_at=self.next_due_at(tx.connection))
-        more, due = tx.seen.pop("more", False), claimed.next_due_at
+        more, due = tx.seen.pop("more", False), self._due_beside(tx, claimed)
         if due is not None and due <= tx.now:
             # Its time has come, and somebody else has it locked. Whoever asked at once would ask without end.
             more, due = True, None
         if more and len(claimed.runs) < order.limit:
             soon = tx.now + _SOON
-            claimed = claimed._replace(next_due_at=soon if due is None else min(soon, due))
-        return claimed
+            due = soon if due is None else min(soon, due)
+        return claimed._replace(next_due_at=due)
+
+    def _due_beside(self, tx: Tx, claimed: Claimed) -> int | None:
+        """When the next run is due, as of what was taken."""
+        # That may have been written after we had asked, and a delayed run before it. The news of both comes when
+        # nothing is left to take, so nobody would look again.
+        return self.next_due_at(tx.connection) if claimed.runs else claimed.next_due_at
 
     def _doom(self, tx: Tx, run_ids: Sequence[str]) -> None:
         self._lock(tx, Needs(ending=set(run_ids)))

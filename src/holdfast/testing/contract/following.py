@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...rules.lifecycle import Cause
-from ...store.base import Followed, StepMark, Store
+from ...store.base import Followed, Passing, StepMark, Store
 from .bench import StoreBench
 
 
@@ -22,6 +22,19 @@ class FollowingContract(StoreBench):
             ended.run_id: Followed("completed", 1, None, None, None, 0),
         }
         assert self.store.follow(self.connection, []) == {}
+
+    def test_the_newest_runs_and_those_that_are_leased_pass_by_each_once(self) -> None:
+        leased, others = self.lease(), [self.trigger() for _ in range(4)]
+        ended = self.lease_of(others[0], self.claim(limit=1))
+        self.finish(ended)
+        newest = sorted([leased.run_id, *others], reverse=True)[:2]
+        seen = self.store.passing(self.connection, 2)
+        assert [run.id for run in seen] == sorted({leased.run_id, *newest}, reverse=True)
+        every = {run.id: run for run in self.store.passing(self.connection, 100)}
+        assert every.keys() == {leased.run_id, *others}
+        row = self.run(leased.run_id)
+        assert every[leased.run_id] == Passing(row.id, row.job_name, "leased", leased.owner, row.created_at, "{}")
+        assert (every[ended.run_id].status, every[ended.run_id].lease_owner) == ("completed", None)
 
     def test_within_a_moment_nothing_changes(self) -> None:
         lease = self.lease()

@@ -26,3 +26,10 @@ select l.id, l.run_id, l.generation, l.step_name, l.level, l.message, l.data, l.
 from json_table($1, '$[*]' columns (run_id {text} path '$[0]', after bigint path '$[1]')) as e
 straight_join holdfast_logs as l force index (holdfast_logs_by_run) on l.run_id = e.run_id and l.id > e.after
 order by l.id limit $2;
+
+-- name: passing
+-- The newest runs, and those that are leased, some of them twice. Asked after every commit while somebody looks at all.
+(select id, job_name, status, lease_owner, created_at, labels from holdfast_runs order by id desc limit $1)
+union all
+(select id, job_name, status, lease_owner, created_at, labels from holdfast_runs
+where lease_expires_at is not null limit $1);

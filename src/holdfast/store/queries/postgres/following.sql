@@ -29,3 +29,10 @@ from jsonb_array_elements($1::jsonb) as e (value)
 cross join lateral (
   select * from holdfast_logs where run_id = e.value ->> 0 and id > (e.value ->> 1)::bigint order by id limit $2) as l
 order by l.id limit $2;
+
+-- name: passing
+-- The newest runs, and those that are leased, some of them twice. Asked after every commit while somebody looks at all.
+(select id, job_name, status, lease_owner, created_at, labels from holdfast_runs order by id desc limit $1)
+union all
+(select id, job_name, status, lease_owner, created_at, labels from holdfast_runs
+where status = 'leased' and crashes >= 0 limit $1);

@@ -40,12 +40,12 @@ where kind = 'job' and key = any (array(select jsonb_array_elements_text($1::jso
 order by key for update skip locked;
 
 -- name: lock_runs
--- The time once all of them are ours.
+-- The time once all of them are ours, which is left for what follows in the same message.
 with l as materialized (
   select id from holdfast_runs
   where id = any (array(select jsonb_array_elements_text($1::jsonb)))
   order by id for no key update)
-select count(*), {now} from l;
+select count(*), set_config('holdfast.now', ({now})::text, true)::bigint from l;
 
 -- name: now
 select {now};

@@ -3,18 +3,19 @@
 
 -- name: insert_runs
 -- Runs that are not there yet: neither by their id nor by their idempotency key, in the order in which they are given.
--- One with a concurrency key stands behind until `bring_forward`.
+-- Delays (22nd) and deadlines (16th) count from $2. One with a concurrency key stands behind until `bring_forward`.
 insert into holdfast_runs (
   id, job_name, input, queue, priority, run_at, due, turn, idempotency_key, concurrency_key, labels, tenant, codec,
   trace, timeout, retry, deadline_at, parent_id, root_id, child_index, is_finalize, awaited_as,
   status, created_at, updated_at)
 select
-  e.value ->> 0, e.value ->> 1, e.value ->> 2, e.value ->> 3, (e.value ->> 4)::bigint, (e.value ->> 5)::bigint,
-  ((e.value ->> 5)::bigint <= $2)::int, ((e.value ->> 7) is not null)::int, e.value ->> 6, e.value ->> 7,
+  e.value ->> 0, e.value ->> 1, e.value ->> 2, e.value ->> 3, (e.value ->> 4)::bigint, t.run_at,
+  (t.run_at <= $2)::int, ((e.value ->> 7) is not null)::int, e.value ->> 6, e.value ->> 7,
   e.value ->> 8, e.value ->> 9, e.value ->> 10, e.value ->> 11, (e.value ->> 13)::bigint, e.value ->> 14,
-  (e.value ->> 15)::bigint, e.value ->> 16, e.value ->> 17, (e.value ->> 18)::bigint, (e.value ->> 19)::smallint,
+  $2 + (e.value ->> 15)::bigint, e.value ->> 16, e.value ->> 17, (e.value ->> 18)::bigint, (e.value ->> 19)::smallint,
   e.value ->> 20, 'pending', $2, $2
 from jsonb_array_elements($1::jsonb) with ordinality as e (value, at)
+cross join lateral (select coalesce((e.value ->> 5)::bigint, $2::bigint + (e.value ->> 21)::bigint) as run_at) as t
 order by e.at
 on conflict do nothing
 returning id;
@@ -117,17 +118,19 @@ returning case when r.turn = 1 then r.concurrency_key end;
 -- The first $2 in claim order of each job in each queue ($1) that nobody else has locked, and the first $2 of those. What
 -- waits for its key is not in the index. Runs without a key are leased at once. Of one with a key, if the key could be
 -- locked, only the id is given: a statement that begins later has to see whose turn it is. A row of nothing says that
--- there is more, which somebody else has locked.
+-- there is more, which somebody else has locked. The last row has when the next delayed run is due and the next sleeper
+-- wakes; as long as one of these times has come ($6), nothing is taken: it may go before others.
 with job as materialized (
   select e.value ->> 0 as queue, e.value ->> 1 as name, (e.value ->> 2)::bigint as room
   from jsonb_array_elements($1::jsonb) as e (value)),
+{due_beside},
 p as materialized (
   select p.* from job cross join lateral (
     select r.id, r.concurrency_key, r.priority, r.run_at from holdfast_runs as r
     where r.status = 'pending' and r.due = 1 and r.turn <> 1 and r.crashes >= 0
       and r.queue = job.queue and r.job_name = job.name
       and (r.concurrency_key is null or {first_of_key})
-    order by r.priority desc, r.run_at, r.id limit $2
+    order by r.priority desc, r.run_at, r.id limit (select many from d)
     for no key update of r skip locked) as p),
 {lease_first};
 
@@ -136,13 +139,14 @@ p as materialized (
 with job as materialized (
   select e.value ->> 0 as queue, e.value ->> 1 as name, (e.value ->> 2)::bigint as room
   from jsonb_array_elements($1::jsonb) as e (value)),
+{due_beside},
 q as materialized (
   select p.*, job.room from job cross join lateral (
     select r.id, r.concurrency_key, r.priority, r.run_at, r.job_name from holdfast_runs as r
     where r.status = 'pending' and r.due = 1 and r.turn <> 1 and r.crashes >= 0
       and r.queue = job.queue and r.job_name = job.name
       and (r.concurrency_key is null or {first_of_key})
-    order by r.priority desc, r.run_at, r.id limit $2
+    order by r.priority desc, r.run_at, r.id limit (select many from d)
     for no key update of r skip locked) as p),
 p as materialized (
   select id, concurrency_key, priority, run_at from (

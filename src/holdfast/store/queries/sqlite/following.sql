@@ -26,3 +26,13 @@ from json_each(?1) as e
 cross join holdfast_logs as l indexed by holdfast_logs_by_run
   on l.run_id = e.value ->> 0 and l.id > e.value ->> 1
 order by l.id limit ?2;
+
+-- name: passing
+-- The newest runs, and those that are leased, some of them twice. Asked after every commit while somebody looks at all.
+select * from (
+  select id, job_name, status, lease_owner, created_at, labels from holdfast_runs
+  where id > '' order by id desc limit ?1)  -- a search, not a scan: it is over after so many
+union all
+select * from (
+  select id, job_name, status, lease_owner, created_at, labels from holdfast_runs indexed by holdfast_runs_leases
+  where status = 'leased' limit ?1);

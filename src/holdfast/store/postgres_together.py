@@ -1,0 +1,160 @@
+"""Several statements of a transaction in one message to PostgreSQL: they take one way there and back.
+
+What opens a transaction and locks the runs of its round is *put off* until something is asked, and goes along with
+that. Nobody needs those answers before, but for the time: a statement that is sent together with the locks takes
+it from the server, where they have left it (`TIME`).
+
+It is said in SQL (`execute name('…')`) rather than in the pipeline mode of the driver: one message is answered as one,
+whoever waits for it waits as for any other, and a server drops what follows a statement that has failed. COMMIT is
+never among them, so until it is sent everything may be said anew over another connection.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import psycopg
+from psycopg import pq
+
+from .base import Tx
+
+#: Where the locks leave the time for the statements after them.
+TIME = "holdfast.now"
+_TAKE_TIME = f"current_setting('{TIME}')::bigint"
+
+#: Can't be prepared.
+_BARE = re.compile(r"(--.*\n)*savepoint")
+
+#: A message of one statement has its values beside it; in one of several they are part of the text, and read twice.
+_LONGEST = 1 << 18
+
+#: So many statements are prepared to go along with others. There are fewer that anybody asks first in a transaction.
+_PREPARED = 100
+
+
+class Opening(Tx):
+    """A transaction of which the server may not know yet. To look at `now` is to ask it."""
+
+    def __init__(self, connection: Any, *, by_hand: bool) -> None:
+        self._by_hand = by_hand
+        """Its time is not the server's."""
+        super().__init__(connection, 0, begun=False)
+        self._now: int | None = None
+
+    @property
+    def now(self) -> int:
+        if self._now is None:
+            self.connection.settle()
+            assert self._now is not None, "what was put off has told the time"
+        return self._now
+
+    @now.setter
+    def now(self, value: int | None) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        self._now = value
+
+    @property
+    def instant(self) -> Any:
+        return self if self._now is None and not self._by_hand else self.now
+
+
+class PutOff(NamedTuple):
+    """A statement whose answer nobody waits for."""
+
+    sql: str
+    values: Sequence[Any] | None
+    """None: it is said as it is."""
+    then: Callable[[Any], None] | None = None
+    """Called with the first row of its answer."""
+    again: Callable[[psycopg.Error], bool] | None = None
+    """Called when the message that begins with it has failed: whether it may be sent once more."""
+
+
+class Together:
+    """What is put off on one connection."""
+
+    pg: psycopg.Connection[Any]
+    _execute: Any
+
+    def __init__(self) -> None:
+        self._put_off: list[PutOff] = []
+        self._names: dict[str, str] = {}
+        """Of statements that this session has prepared for this."""
+        self._named = 0
+
+    def put_off(self, *statements: PutOff) -> None:
+        """Say them with what is asked next."""
+        self._put_off += statements
+
+    def drop(self) -> bool:
+        """Forget what was put off; whether it is all of the transaction."""
+        unknown = bool(self._put_off) and self._put_off[0].again is not None
+        self._put_off = []
+        return unknown
+
+    def prepared_is_gone(self) -> None:
+        """Prepare anew: the session is another one, or the driver has deallocated all, as it does after a ROLLBACK."""
+        self._names = {}
+
+    def settle(self) -> None:
+        """Say what was put off now."""
+        if self._put_off:
+            self._together()
+
+    def along(self, sql: str, values: Sequence[Any] | None) -> Any:
+        """Ask this, with all that was put off: the cursor with its answer."""
+        large = sum([len(value) for value in values or () if isinstance(value, str)]) > _LONGEST
+        if large or (sql not in self._names and len(self._names) >= _PREPARED):
+            self.settle()
+            return self._execute(sql, known(values))
+        return self._together(PutOff(sql, values))
+
+    def _together(self, *asked: PutOff) -> Any:
+        parts, self._put_off = [*self._put_off, *asked], []
+        try:
+            return self._send(parts)
+        except psycopg.Error as error:
+            if (again := parts[0].again) is None or not again(error):
+                raise
+            try:
+                return self._send(parts)
+            except psycopg.Error as second:
+                if not self.pg.closed:
+                    again(second)  # it may know better what is wrong
+                raise second from error
+
+    def _send(self, parts: Sequence[PutOff]) -> Any:
+        cursor = self._execute("; ".join([self.spoken(part.sql, part.values) for part in parts]), prepare=False)
+        for part in parts:
+            if part is not parts[0]:
+                cursor.nextset()
+            if part.then is not None:
+                part.then(cursor.fetchone())
+        return cursor
+
+    def spoken(self, sql: str, values: Sequence[Any] | None) -> str:
+        """A statement with its values, to be said among others. What has values is prepared first."""
+        if values is None or _BARE.match(sql):
+            return sql
+        if (name := self._names.get(sql)) is None:
+            name, self._named = f"holdfast_{self._named}", self._named + 1
+            types = ", ".join(["bigint" if isinstance(value, int | Opening) else "unknown" for value in values])
+            self._execute(f"prepare {name}{types and f' ({types})'} as {sql}", prepare=False)
+            self._names[sql] = name
+        return f"execute {name}({', '.join(map(self._literal, values))})" if values else f"execute {name}"
+
+    def _literal(self, value: Any) -> str:
+        if isinstance(value, str):
+            return pq.Escaping(self.pg.pgconn).escape_literal(value.encode()).decode()
+        if isinstance(value, Opening):
+            return _TAKE_TIME
+        return "null" if value is None else str(int(value))
+
+
+def known(values: Sequence[Any] | None) -> Sequence[Any] | None:
+    """The values of a statement, once the time is known."""
+    return values and [value.now if isinstance(value, Opening) else value for value in values]
+
+
+__all__ = ["TIME", "Opening", "PutOff", "Together", "known"]
