@@ -9,9 +9,11 @@ Long because of overloads: each form of a job, and of what is made of jobs, has 
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
 from .basis.clock import Clock, SystemClock
 from .basis.codec import Codec, Payloads
@@ -35,6 +37,10 @@ from .model.options import Options
 from .model.retry import Retry
 from .store.base import Store
 from .store.opening import open_store
+
+if TYPE_CHECKING:
+    from .http import AsgiApp, Handler, WsgiApp
+    from .http.handler import HandlerOptions
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -144,6 +150,7 @@ class Holdfast(Managing):
             payloads=Payloads(cast("list[Codec]", several(codec, (Codec,), "codec")), lambda: no_waiting("a codec")),
             labels_schema=labels,
         )
+        self._handlers: weakref.WeakSet[Handler] = weakref.WeakSet()
         self.jobs: Jobs = Jobs(self)
         named = cast("Mapping[str, Job[..., Any]]", jobs) if isinstance(jobs, Mapping) else {}
         for job in named.values() if isinstance(jobs, Mapping) else several(jobs, (Job,), "jobs"):
@@ -317,6 +324,65 @@ class Holdfast(Managing):
         definition = self._engine.registry.get(name)
         return None if definition is None else handle(definition, self)
 
+    # -- over HTTP ---------------------------------------------------------------------------------------------
+
+    def handler(self, **options: Unpack[HandlerOptions]) -> Handler:
+        """What answers requests without any framework: `await handler.handle(Request("GET", "/runs"))`.
+
+        For servers and frameworks use `asgi`, which has the same options.
+        """
+        from .http.handler import Handler
+
+        handler = Handler(self, **options)
+        self._handlers.add(handler)
+        return handler
+
+    def asgi(self, **options: Unpack[HandlerOptions]) -> AsgiApp:
+        """An ASGI application with the HTTP routes: mount it anywhere, or start it by itself with uvicorn.
+
+        `auth=Auth(…)` says who may do what. Without it only this machine is answered. `auth=Insecure("why")` answers
+        everybody. `hosts` are the names that it may be asked by; `origins` other sites whose pages may use it.
+        `on_request` is called before each request; `base_path` is what comes before the routes, where the server does
+        not say it. Started by itself it also makes the tables and starts the worker; mounted, `lifespan` does.
+        """
+        from .http.asgi import AsgiApp
+
+        return AsgiApp(self.handler(**options))
+
+    def wsgi(self, **options: Unpack[HandlerOptions]) -> WsgiApp:
+        """The same as a WSGI application, for Flask, gunicorn, waitress. It neither starts nor stops anything.
+
+        A stream holds a thread of the server for as long as somebody reads: have more threads than `max_streams`.
+        """
+        from .http.wsgi import WsgiApp
+
+        return WsgiApp(self.handler(**options))
+
+    @asynccontextmanager
+    async def lifespan(self, _: object = None) -> AsyncIterator[None]:
+        """For frameworks that ask for one: `FastAPI(lifespan=app.lifespan)`, `Starlette(lifespan=app.lifespan)`.
+
+        Makes the tables, starts the worker and stops it. When the process is told to stop, streams of this app end at
+        once: the server would wait for them. In a lifespan of your own: `async with app.lifespan():`.
+        """
+        from .http.leaving import close_at_signals
+
+        try:
+            async with self:
+                forget = close_at_signals(self._end_streams)
+                try:
+                    yield
+                finally:
+                    forget()
+                    self._end_streams()
+        finally:
+            for handler in [*self._handlers]:
+                handler.open()  # for whoever starts it again, in whatever way
+
+    def _end_streams(self) -> None:
+        for handler in [*self._handlers]:
+            handler.close()
+
     # -- life --------------------------------------------------------------------------------------------------
 
     @property
@@ -386,7 +452,11 @@ class Holdfast(Managing):
         return self._engine.call("process_one", one)
 
     def process_until_idle(self, *, max_runs: int | None = None, max_seconds: Duration | None = None) -> Reply[int]:
-        """Execute runs one after another until there is none to claim; how many. For cron, serverless and tests."""
+        """Execute runs one after another until there is none to claim; how many. For cron, serverless and tests.
+
+        After `max_runs`, or `max_seconds`, no further one begins; one that has begun goes on to its end. To bound that,
+        too, wait for this with a timeout and then `stop(timeout=0)`: the run is handed back with its saved steps.
+        """
         most = float("inf") if max_runs is None else checked_count(max_runs, "max_runs")
         longest = float("inf") if max_seconds is None else seconds(max_seconds, "max_seconds")
 

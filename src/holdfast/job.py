@@ -1,4 +1,7 @@
-"""Jobs as users hold them: `Job` (trigger it), `Call` (a job with its input, not yet triggered)."""
+"""Jobs as users hold them: `Job` (trigger it), `Call` (a job with its input, not yet triggered).
+
+Long because of overloads, and of what triggers can be told.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
+from types import MappingProxyType
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -42,10 +46,7 @@ from .engine.schema import Signature
 from .engine.validation import checked_validate, encode_input
 from .model.retry import Retry
 from .model.run import Coalesce, RunStatus
-from .run import Run
-
-if TYPE_CHECKING:
-    from .managing import Managing
+from .run import Keeper, Run
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -83,6 +84,30 @@ class JobDecorator(Protocol):
     def __call__(self, fn: Callable[P, R], /) -> Job[P, R]: ...
 
 
+class Triggering(Keeper, Protocol):
+    """Who runs a job: an app, or a client of one elsewhere."""
+
+    def _add(self, job: JobDefinition) -> JobDefinition: ...
+    def _check_size(self, text: str) -> None: ...
+    @overload
+    def _trigger(self, call: Call[R]) -> Reply[Run[R]]: ...
+    @overload
+    def _trigger(self, call: Call[R], connection: Any) -> Reply[Run[R]]: ...
+    def _run(self, call: Call[R]) -> Reply[R]: ...
+    def _trigger_and_wait(self, call: Call[R]) -> Reply[Run[R]]: ...
+    def _get_run(self, run_id: str, job: JobDefinition | None) -> Reply[Run[Any] | None]: ...
+    def _get_runs(
+        self,
+        *,
+        jobs: tuple[str, ...],
+        status: RunStatus | str | Iterable[RunStatus] | Iterable[str] | None,
+        labels: Mapping[str, str] | None,
+        limit: int | None,
+        offset: int,
+        before: str | None,
+    ) -> Reply[list[Run[Any]]]: ...
+
+
 class Job(Generic[P, R_co]):
     """A function that runs durably. Made by `@app.job`, or by `@job` and `app.register`.
 
@@ -92,7 +117,7 @@ class Job(Generic[P, R_co]):
     def __init__(
         self,
         definition: JobDefinition,
-        app: Managing | None,
+        app: Triggering | None,
         options: TriggerOptions | None = None,
         connection: Any = None,
     ) -> None:
@@ -244,35 +269,11 @@ class Job(Generic[P, R_co]):
         is awaited. Until then nobody else sees it, and who has the transaction open can't wait for it. No `run:trigger`
         is told of it.
         """
-        if delay is not None and run_at is not None:
-            raise ValidationError("options: give delay or run_at, not both.")
-        given = self._options
-        if delay is not None:
-            given = replace(given, delay=micros(delay, "delay"), run_at=None)
-        if run_at is not None:
-            given = replace(given, run_at=checked_moment(run_at), delay=None)
-        if labels is not None:
-            all_labels = {**(given.labels or {}), **checked_labels(labels)}
-            checked_labels({**self._definition.labels, **all_labels})  # together they may be too many
-            given = replace(given, labels=all_labels)
-        if priority is not None:
-            given = replace(given, priority=checked_priority(priority))
-        if idempotency_key is not None:
-            given = replace(given, idempotency_key=checked_key(idempotency_key, "idempotency_key"))
-        if concurrency_key is not None:
-            given = replace(given, concurrency_key=checked_key(concurrency_key, "concurrency_key"))
-        if coalesce is not None:
-            given = replace(given, coalesce=checked_coalesce(coalesce))
-        if given.coalesce is not None and given.concurrency_key is None:
-            raise ValidationError("options: coalesce requires a concurrency_key.")
-        if queue is not None:
-            given = replace(given, queue=checked_name(queue, "queue"))
-        if retry is not None:
-            given = replace(given, retry=checked_retry(retry).to_json())
-        if timeout is not None:
-            given = replace(given, timeout=checked_limit_of_time(timeout, "timeout"))
-        if deadline is not None:
-            given = replace(given, deadline=checked_limit_of_time(deadline, "deadline"))
+        given = gathered(
+            self._options, self._definition.labels, idempotency_key=idempotency_key, concurrency_key=concurrency_key,
+            coalesce=coalesce, labels=labels, priority=priority, delay=delay, run_at=run_at, queue=queue, retry=retry,
+            timeout=timeout, deadline=deadline,
+        )  # fmt: skip
         return Job(self._definition, self._app, given, self._connection if connection is None else connection)
 
     # -- reading -----------------------------------------------------------------------------------------------
@@ -303,7 +304,7 @@ class Job(Generic[P, R_co]):
                 "or .fn(…) for the plain function."
             )
 
-    def _need_app(self) -> Managing:
+    def _need_app(self) -> Triggering:
         if self._app is None:
             raise DefinitionError(
                 f"Job {self.name!r} belongs to no app yet. Use what app.register({self.fn.__name__}) gives."
@@ -312,6 +313,54 @@ class Job(Generic[P, R_co]):
 
     def __repr__(self) -> str:
         return f"<Job {self.name}>"
+
+
+def gathered(
+    given: TriggerOptions,
+    of_job: Mapping[str, str] = MappingProxyType({}),
+    *,
+    idempotency_key: str | None,
+    concurrency_key: str | None,
+    coalesce: Coalesce | None,
+    labels: Mapping[str, str] | None,
+    priority: int | None,
+    delay: Duration | None,
+    run_at: datetime | None,
+    queue: str | None,
+    retry: Retry | None,
+    timeout: Duration | None,
+    deadline: Duration | None,
+) -> TriggerOptions:
+    """The options, checked, over those that were given before. `of_job`: its own labels."""
+    if delay is not None and run_at is not None:
+        raise ValidationError("options: give delay or run_at, not both.")
+    if delay is not None:
+        given = replace(given, delay=micros(delay, "delay"), run_at=None)
+    if run_at is not None:
+        given = replace(given, run_at=checked_moment(run_at), delay=None)
+    if labels is not None:
+        all_labels = {**(given.labels or {}), **checked_labels(labels)}
+        checked_labels({**of_job, **all_labels})  # together they may be too many
+        given = replace(given, labels=all_labels)
+    if priority is not None:
+        given = replace(given, priority=checked_priority(priority))
+    if idempotency_key is not None:
+        given = replace(given, idempotency_key=checked_key(idempotency_key, "idempotency_key"))
+    if concurrency_key is not None:
+        given = replace(given, concurrency_key=checked_key(concurrency_key, "concurrency_key"))
+    if coalesce is not None:
+        given = replace(given, coalesce=checked_coalesce(coalesce))
+    if given.coalesce is not None and given.concurrency_key is None:
+        raise ValidationError("options: coalesce requires a concurrency_key.")
+    if queue is not None:
+        given = replace(given, queue=checked_name(queue, "queue"))
+    if retry is not None:
+        given = replace(given, retry=checked_retry(retry).to_json())
+    if timeout is not None:
+        given = replace(given, timeout=checked_limit_of_time(timeout, "timeout"))
+    if deadline is not None:
+        given = replace(given, deadline=checked_limit_of_time(deadline, "deadline"))
+    return given
 
 
 class SleepingJob(Job[[str], R_co]):
@@ -331,7 +380,7 @@ class SleepingJob(Job[[str], R_co]):
         return f"<SleepingJob {self.name}>"
 
 
-def handle(definition: JobDefinition, app: Managing | None) -> Job[..., Any]:
+def handle(definition: JobDefinition, app: Triggering | None) -> Job[..., Any]:
     """The handle of a job, of the class that was made for it."""
     kind = SleepingJob if isinstance(definition.fn, Asleep) else Job
     return kind(definition, app)

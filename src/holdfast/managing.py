@@ -15,8 +15,9 @@ from .basis.text import fit, shown
 from .commit.reply import Reply, answer, answered, hand_on
 from .commit.ticket import Ticket
 from .engine.arguments import checked_count, checked_statuses, checked_text, several
-from .engine.call import Call, TriggerOptions
-from .engine.compose import WAKE
+from .engine.call import Call, TriggerOptions, of_tenant
+from .engine.compose import OURS, WAKE
+from .engine.context import current
 from .engine.family import written
 from .engine.registry import JobDefinition, checked_key, checked_labels
 from .engine.triggering import whole
@@ -89,13 +90,18 @@ class Managing(Watching):
         self._engine.registry.need(call.job_name)
         self._check_size(call.input)
 
-    def retrigger(self, run_id: str) -> Reply[Run[Any]]:
+    def retrigger(self, run_id: str, *, idempotency_key: str | None = None) -> Reply[Run[Any]]:
         """A fresh run with the input of an ended one, which is checked again.
 
-        It has the same labels, queue, priority and concurrency key, but no idempotency key. `NotFoundError` if there is
+        It has the same labels, queue, priority and concurrency key. Its idempotency key is the one given here, if any:
+        then asking twice makes one run. `NotFoundError` if there is
         no such run or job, `ConflictError` if it has not ended or if a run of its concurrency key waits to start,
         `ValidationError` if today's code refuses the input, or today's `labels_schema` the labels.
         """
+        return self._retrigger(run_id, checked_key(idempotency_key, "idempotency_key"), "")
+
+    def _retrigger(self, run_id: str, key: str | None, tenant: str) -> Reply[Run[Any]]:
+        """The same for somebody of this tenant, whose the fresh run is if the old one has none."""
         engine = self._engine
         checked_text(run_id, "run id")
         reply: Reply[Run[Any]] = Reply(f"retrigger of {run_id}")
@@ -106,7 +112,7 @@ class Managing(Watching):
             try:
                 if read._error is not None:
                     raise read._error
-                written = self._trigger_again(run_id, read._value)
+                written = self._trigger_again(run_id, read._value, key, tenant)
             except BaseException as error:  # whatever the user's code raises, nobody waits for ever
                 answer([(reply, None, error)])
             else:
@@ -125,7 +131,7 @@ class Managing(Watching):
             found()
         return reply
 
-    def _trigger_again(self, run_id: str, rows: list[RunRow]) -> Ticket[Run[Any]]:
+    def _trigger_again(self, run_id: str, rows: list[RunRow], key: str | None, tenant: str) -> Ticket[Run[Any]]:
         if not rows:
             raise NotFoundError(f"Run not found: {run_id}")
         row = rows[0]
@@ -135,15 +141,16 @@ class Managing(Watching):
         try:
             args, kwargs = job.signature.decode(self._engine.payloads.open(row.input))
             text = encode_input(job, args, kwargs)
-            labels = self._labelled(row.label_map)
+            tenant = row.tenant or tenant
+            labels = self._labelled_of(row.label_map, tenant)
         except (Outdated, ValidationError) as error:
             raise ValidationError(f"Cannot retrigger run {run_id}: {error.message}") from error
         # Not `Call[Any](…)`: before Python 3.12 that can't make a frozen dataclass with slots.
         again: Call[Any] = Call(job, text, TriggerOptions())
         new = again.new_run(self._engine.ids.new(), labels)
         new = new._replace(
-            queue=row.queue, priority=row.priority, tenant=row.tenant, concurrency_key=row.concurrency_key,
-            retry=row.retry, timeout=row.timeout,
+            queue=row.queue, priority=row.priority, tenant=tenant, concurrency_key=row.concurrency_key,
+            retry=row.retry, timeout=row.timeout, idempotency_key=key,
         )  # fmt: skip
         return self._engine.triggers.one(
             new, numbered=False, convert=lambda made: Run(self, made.run, job, made.accepted)
@@ -161,7 +168,15 @@ class Managing(Watching):
 
     def _new_run(self, call: Call[Any]) -> NewRun:
         """The row of a call: what every trigger writes."""
-        return call.new_run(self._engine.ids.new(), self._labelled(call.labels))
+        tenant, execution = call.options.tenant, current.get()
+        if not tenant and execution is not None and execution.engine is self._engine:
+            tenant = execution.row.tenant
+        labels = self._labelled_of(call.labels, tenant)
+        return call.new_run(self._engine.ids.new(), labels)._replace(tenant=tenant)
+
+    def _labelled_of(self, labels: Mapping[str, str], tenant: str) -> Mapping[str, str]:
+        # The tenant's before the schema, which may want them, and after it, which may drop them.
+        return of_tenant(self._labelled(of_tenant(labels, tenant)), tenant)
 
     def _labelled(self, labels: Mapping[str, str]) -> Mapping[str, str]:
         schema = self._engine.labels_schema
@@ -210,13 +225,16 @@ class Managing(Watching):
 
         It may be sent before the run waits for it. With `key` it may be sent again: of several with one key the first
         counts, per run and name. `NotFoundError` if there is no such run, `ConflictError` if it has ended, or has not
-        read a thousand of them; `NotKept` if the value would not come back as it is.
+        read a thousand of them; `NotKept` if the value would not come back as it is. Names that begin with `holdfast:`
+        are ours: `ValidationError`.
         """
         engine = self._engine
+        if checked_text(name, "signal").startswith(OURS):
+            raise ValidationError(f"signal: {shown(name)}: names that begin with {OURS!r} are ours. See app.wake.")
         text = sent_text(value)
         check_size(text, engine.options.max_input_bytes, "value")
         signal = NewSignal(
-            engine.ids.new(), checked_text(run_id, "run id"), checked_text(name, "signal"),
+            engine.ids.new(), checked_text(run_id, "run id"), name,
             engine.payloads.seal(text), checked_key(key, "key"),
         )  # fmt: skip
         return engine.send_signal(signal)
@@ -234,20 +252,30 @@ class Managing(Watching):
         given: object = job
         if not isinstance(given, SleepingJob):
             raise ValidationError(f"wake: {shown(job)} is not a sleeping job. Make it with app.sleeping(…).")
+        call = job._bound(key)
+        self._check(call, "wake")
+        text = self._last_word(job, output, error)
+        return self._wake(call, text)
+
+    def _last_word(self, job: Any, output: Any, error: str | BaseException | None) -> str:
+        """What a sleeping run is told, as it is kept. `NotKept` or `ValidationError` if the output does not fit."""
+        engine = self._engine
         if error is None:
             shape: Any = job._definition.output
             kept = shape.keep(output, "output").text
-            check_size(kept, self._engine.options.max_output_bytes, "output")
+            check_size(kept, engine.options.max_output_bytes, "output")
             said = written(kept)
         else:
             kind = type(error).__name__ if isinstance(error, BaseException) else None
             said = {"error": fit(error) if isinstance(error, BaseException) else error, "error_type": kind}
-        engine, call = self._engine, job._bound(key)
-        self._check(call, "wake")
         text = to_json(said).decode()
         if error is not None:
             check_size(text, engine.options.max_input_bytes, "error")
-        reply: Reply[Run[R]] = Reply(f"wake of {job.name} {key}")
+        return text
+
+    def _wake(self, call: Call[R], text: str) -> Reply[Run[R]]:
+        engine = self._engine
+        reply: Reply[Run[R]] = Reply(f"wake of {call.job_name} {call.options.idempotency_key}")
         triggered = self._trigger(call)
 
         def there() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
 from pydantic_core import from_json
 
@@ -26,9 +26,9 @@ from .model.wait import BELOW, WHICH, WaitKind, WaitRow, kind_of, step_of
 
 if TYPE_CHECKING:
     from .engine.registry import JobDefinition
-    from .managing import Managing
-
 R_co = TypeVar("R_co", covariant=True)
+
+Told: TypeAlias = Callable[[Event], object] | None
 
 
 def _time(micros: int | None) -> datetime:
@@ -37,18 +37,43 @@ def _time(micros: int | None) -> datetime:
     return when
 
 
+class Opening(Protocol):
+    """What can open payloads."""
+
+    @property
+    def payloads(self) -> Payloads: ...
+
+
+class Keeper(Protocol):
+    """Who a run is asked of: an app, or a client of one elsewhere."""
+
+    @property
+    def _engine(self) -> Opening: ...
+
+    def subscribe(self, run_id: str) -> Subscription: ...
+    def delete_run(self, run_id: str) -> Reply[None]: ...
+    def _cancel(self, run_id: str, job: JobDefinition | None) -> Reply[Run[Any]]: ...
+    def _refresh(self, run_id: str, job: JobDefinition | None) -> Reply[Run[Any]]: ...
+    def _wait_for_run(
+        self, run_id: str, job: JobDefinition | None, timeout: float | None, told: Told = None
+    ) -> Reply[Run[Any]]: ...
+    def _result_of(
+        self, run_id: str, job: JobDefinition | None, timeout: float | None, told: Told = None
+    ) -> Reply[Any]: ...
+
+
 class Run(Generic[R_co]):
     """One durable execution of a job, as it was when it was read. It does not change; `refresh()` reads it again."""
 
     __slots__ = ("_app", "_job", "_row", "disposition")
 
     def __init__(
-        self, app: Managing, row: RunRow, job: JobDefinition | None, disposition: Disposition | None = None
+        self, app: Keeper, row: RunRow, job: JobDefinition | None, disposition: Disposition | None = None
     ) -> None:
         self._app = app
         self._row = row
         self._job = job
-        self.disposition = disposition
+        self.disposition: Disposition | None = disposition
         """What the trigger did: `created`; `idempotent` or `coalesced` if a key led to a run that was there."""
 
     # -- what it is --------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, overload
 
 from .basis.errors import NotFoundError, ValidationError
 from .basis.text import shown
@@ -20,14 +20,12 @@ from .job import Job
 from .model.event import Event
 from .model.run import RunFilter, RunRow, RunStatus
 from .model.worker import WorkerRecord
-from .run import LogLine, OnLog, OnProgress, Run, StepRecord, result, telling
+from .run import LogLine, OnLog, OnProgress, Run, StepRecord, Told, result, telling
 
 if TYPE_CHECKING:
     from .managing import Managing
 
 R = TypeVar("R")
-
-Told: TypeAlias = Callable[[Event], object] | None
 
 
 class Plugin(Protocol):

@@ -24,11 +24,13 @@ CLAIMS = {
         "11.1": 23, "11.2": 31, "11.3": 10, "11.4": 8, "11.5": 8, "11.6": 22, "11.7": 18, "11.8": 8, "11.9": 12,
         "11.10": 13, "11.11": 23, "11.12": 8, "11.13": 60, "11.14": 18, "11.15": 6, "11.16": 23, "12": 10,
     },
+    "http": {"6.1": 17, "6.2": 15, "6.3": 9, "6.4": 3, "6.5": 11, "6.6": 22, "6.7": 2, "11.18": 60, "11.19": 25,
+             "14": 14},
 }  # fmt: skip
 #: Sections about what is odd there, and what may be tripped over.
-ODD = {"durably": ["12", "13"], "durable-execution": []}
+ODD = {"durably": ["12", "13"], "durable-execution": [], "http": ["12"]}
 #: Tables that are no list of claims.
-APART = {"durably": "With", "durable-execution": "Decided"}
+APART = {"durably": "With", "durable-execution": "Decided", "http": "–"}
 SECTIONS = [(page, section) for page in CLAIMS for section in (*CLAIMS[page], *ODD[page])]
 #: What the description of the second ancestor marks as odd (Q), and where its text and its code differ (D).
 MARKED = [*(f"Q{n}" for n in range(1, 24)), *(f"D{n}" for n in range(1, 7))]
@@ -76,6 +78,8 @@ each_page = pytest.mark.parametrize("page", sorted(CLAIMS))
 def expected(page: str, section: str) -> list[str]:
     if section in CLAIMS[page]:
         return [f"{section}.{n}" for n in range(1, CLAIMS[page][section] + 1)]
+    if page == "http":
+        return [f"Q{n}" for n in sorted(HTTP_QUIRKS)] + [f"H{n}" for n in sorted(HTTP_HAZARDS)]
     if section == "12":
         return [f"Q{n}" for n in range(1, 27) if n not in HTTP_QUIRKS]
     if section == "13":

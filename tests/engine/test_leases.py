@@ -30,8 +30,8 @@ class Rounds(StoreHere):
         super().__init__(*args, **more)
         self.rounds: list[list[str]] = []
 
-    def begin(self, connection: Any) -> Tx:
-        tx = super().begin(connection)
+    def begin_round(self, connection: Any, *args: Any, **more: Any) -> Tx:
+        tx = super().begin_round(connection, *args, **more)
         self.rounds.append([])
         return tx
 
@@ -364,14 +364,14 @@ def test_who_renews_may_wait_for_a_server_that_says_nothing_and_the_run_is_stopp
 
 
 def test_after_an_outage_work_is_claimed_at_the_next_look_however_long_it_was(house: House) -> None:
-    begin, out = house.store.begin, threading.Event()
+    begin, out = house.store.begin_round, threading.Event()
 
-    def refuse(connection: Any) -> Tx:
+    def refuse(connection: Any, *args: Any, **more: Any) -> Tx:
         if out.is_set():
             raise StoreUnavailable("the server is being moved")
-        return begin(connection)
+        return begin(connection, *args, **more)
 
-    house.store.begin = refuse  # type: ignore[method-assign]
+    house.store.begin_round = refuse  # type: ignore[method-assign]
     polling = house.app._engine.options.polling_interval
     house.app.init().wait(LONG)
     worker = house.app._engine.worker

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from ..model.run import Coalesce, NewRun
 from .registry import JobDefinition
@@ -29,6 +29,8 @@ class TriggerOptions:
     retry: str | None = None
     timeout: int | None = None
     deadline: int | None = None
+    tenant: str = ""
+    """Whose it is: labels as JSON, which every run of theirs has. Their keys are apart from those of others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,4 +78,10 @@ class Call(Generic[R_co]):
             retry=options.retry,
             timeout=options.timeout,
             deadline=job.deadline if options.deadline is None else options.deadline,
+            tenant=options.tenant,
         )
+
+
+def of_tenant(labels: Mapping[str, str], tenant: str) -> Mapping[str, str]:
+    """The labels of a run of this tenant: its own go before whatever was said."""
+    return {**labels, **from_json(tenant)} if tenant else labels

@@ -11,7 +11,7 @@ from ..basis.errors import ValidationError
 from ..basis.text import clean, shown
 from ..model.run import NewRun, RunRow
 from .arguments import checked_moment, checked_text, several
-from .call import Call
+from .call import Call, of_tenant
 from .family import ChildResult, outputs
 from .registry import Registry
 from .wait_kinds import Below, Making, OneBelow, Signal, Spawned, Timer, Wait
@@ -154,7 +154,8 @@ class Asking:
         def make(key: str) -> Iterator[NewRun]:
             schema = engine.labels_schema
             for index, call in enumerate(calls, first):
-                labels = call.labels if schema is None else schema.parsed(call.labels)
+                labels = of_tenant(call.labels, row.tenant)
+                labels = labels if schema is None else of_tenant(schema.parsed(labels), row.tenant)
                 new = call.new_run(engine.ids.new(), labels)
                 yield new._replace(
                     parent_id=row.id,

@@ -72,6 +72,10 @@ class Composed(Signature):
         return self._first.inputs()
 
     @property
+    def takes_model(self) -> bool:
+        return self._first.takes_model
+
+    @property
     def is_parent(self) -> bool:
         return False
 
@@ -264,8 +268,11 @@ def _check_below(what: str, job: JobDefinition, options: TriggerOptions) -> None
         )
 
 
+#: Names of signals that only we send: whoever sends another one of it would get around what a wake checks.
+OURS = "holdfast:"
+
 #: The signal that ends a sleeping run, and its key: the first counts.
-WAKE: str = "wake"
+WAKE: str = f"{OURS}wake"
 
 
 def sleeping(name: str, annotation: Any, deadline: int | None, step_types: tuple[type, type]) -> JobDefinition:

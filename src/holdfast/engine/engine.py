@@ -29,6 +29,7 @@ from ..model.wait import NewSignal
 from ..store.base import SIGNALS_UNREAD, Cancelled, Deleted, Old, Sent, Store, Triggered, conflict_text
 from .context import current
 from .execution import Execution
+from .feed import Feed
 from .forgetting import forget, is_part
 from .home import Home
 from .hub import Hub
@@ -89,6 +90,7 @@ class Engine:
         self.keeper.on_look = self.presence.look
         self.watcher: Watcher = Watcher(store, clock, self.hub, self.keeper, options)
         self.subscriptions: Subscriptions = Subscriptions(self)
+        self.feed: Feed = Feed(self)
         self.plugins: dict[str, object] = {}
         self.opened_at: float = clock.steady()
         self._reset()
@@ -118,6 +120,7 @@ class Engine:
         self.presence.reset()
         self.watcher.reset()
         self.subscriptions.reset_after_fork()
+        self.feed.reset_after_fork()
         self._reset()
 
     # -- where coroutines run ----------------------------------------------------------------------------------
@@ -240,6 +243,7 @@ class Engine:
                 if home is not None and worker is not None and home.thread is not None and home.is_usable():
                     last.callback(lambda: home.call("rest", worker.rest).wait())
                 last.callback(self.subscriptions.close)
+                last.callback(self.feed.close)
                 last.callback(self.hub.close)
                 last.callback(self.threads.close)
                 last.callback(self.reader.close)
@@ -430,6 +434,13 @@ class Engine:
             for holder in holders.get(row.id, ()):
                 holder.lease_lost(row.status)
         self.hub.ended(rows)
+
+    def as_told(self, row: RunRow) -> RunRow:
+        """The row with the progress that was told here last: it is saved in a moment, and told at once."""
+        holder = self.keeper.holder(row.id)
+        if isinstance(holder, Execution) and holder.lease.generation == row.generation:
+            return row._replace(progress=holder.told_progress or row.progress)
+        return row
 
     def cancel_below(self) -> None:
         """Cancel what is left below runs that have ended without their output. Any thread.

@@ -136,6 +136,11 @@ class Execution:
         """Whether its workers died several times in a row, and it has saved no step since."""
         return self.row.crashes >= SUSPECT and not (self._steps is not None and self._steps.moved_on)
 
+    @property
+    def told_progress(self) -> str | None:
+        """What it has said last of how far it is, saved or not."""
+        return None if self._notes is None else self._notes.last_progress
+
     def said_before(self) -> None:
         """A step or a wait was asked for that is there already: what was said since the last one is, too."""
         if self.retells and self._notes is not None:

@@ -8,10 +8,11 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from ..basis.errors import StoreClosed
-from ..commit.reply import LazyReply, Reply, answer
+from ..commit.reply import LazyReply, Reply, answer, answer_with
 
 T = TypeVar("T")
+
+_CLOSED = "The app was stopped, or its event loop closed, before this was done."
 
 
 class Home:
@@ -68,7 +69,7 @@ class Home:
             self.loop.call_soon_threadsafe(self._spawn, coroutine, reply)
 
     def _spawn(self, coroutine: Callable[[], Coroutine[Any, Any, T]], reply: Reply[T]) -> None:
-        task = self.loop.create_task(_answering(coroutine, reply))
+        task = self.loop.create_task(answer_with(coroutine, reply, _CLOSED))
         # The loop keeps weak references only.
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -107,21 +108,6 @@ class Home:
         elif not self.loop.is_running() and asyncio._get_running_loop() is None:
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
             self.loop.close()
-
-
-async def _answering(coroutine: Callable[[], Coroutine[Any, Any, T]], reply: Reply[T]) -> None:
-    try:
-        value = await coroutine()
-    except asyncio.CancelledError:
-        # Of this loop's tasks, because it ends. Nobody has cancelled whoever waits, perhaps in another one.
-        answer([(reply, None, StoreClosed("The app was stopped, or its event loop closed, before this was done."))])
-        raise
-    except BaseException as error:
-        answer([(reply, None, error)])
-        if not isinstance(error, Exception):
-            raise
-    else:
-        answer([(reply, value, None)])
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:

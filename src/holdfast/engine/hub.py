@@ -61,6 +61,8 @@ class Hub:
         """Operational events that no listener heard, because listeners were too slow."""
         self.followed: Mapping[str, object] = {}
         """The runs that somebody here subscribed to; set by the engine."""
+        self.follows_all: bool = False
+        """Somebody here wants to know of all runs, wherever they are executed."""
         self.pass_on: Callable[[Event, int], None] = _to_nobody
         """Give an event of such a run, under this generation, to its subscriptions."""
         self.reset()

@@ -82,6 +82,10 @@ class LeaseKeeper:
         """Renew nothing of what is held now."""
         self._holders = {}
 
+    def holder(self, run_id: str) -> Holder | None:
+        """Who executes this run here."""
+        return self._holders.get(run_id)
+
     @property
     def held(self) -> list[Holder]:
         return list(self._holders.values())

@@ -6,6 +6,8 @@ dataclass or TypedDict has that as its input itself. Defaults are stored with th
 default does not change runs in flight. What the job gets is decoded from what was stored, as with step values.
 
 The model is built at first use, because an annotation may name a class that is defined further down.
+
+Long because each form of a signature that can't be a job is refused with its reason.
 """
 
 from __future__ import annotations
@@ -99,6 +101,11 @@ class Signature:
         """Of each parameter its name, its annotation, and whether it has a default."""
         self._resolved()
         return self._inputs
+
+    @property
+    def takes_model(self) -> bool:
+        """Whether the input is the single model's own object."""
+        return isinstance(self._resolved(), _SingleModel)
 
     @property
     def is_parent(self) -> bool:

@@ -9,6 +9,7 @@ What the events are is decided in `trail`, and `subscriptions` looks for them; h
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import threading
 import weakref
@@ -17,7 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from ..basis.errors import StoreClosed, WouldDeadlock
-from ..commit.reply import Reply, _running_loop, answer
+from ..commit.reply import Reply, _running_loop, _wake, answer
 from ..model.event import Event
 from .retold import Making, Retold
 from .trail import LAST, Trail
@@ -78,10 +79,18 @@ class Subscription:
                 raise StopAsyncIteration
             if isinstance(got, Event):
                 return got
-            if self._desk.engine.options.inline:
-                await self._desk.pause(got)
-            else:
-                await got
+            await woken_within(self._desk, got, None)
+
+    async def anext_within(self, seconds: float | None) -> Event | None:
+        """Await the next event; None after the last one. `TimeoutError` when the time is over."""
+        self._begin()
+        clock = self._desk.engine.clock
+        until = None if seconds is None else clock.steady() + seconds
+        while True:
+            got = self._take()
+            if not isinstance(got, Reply):
+                return got
+            await woken_within(self._desk, got, None if until is None else until - clock.steady())
 
     def __iter__(self) -> Self:
         return self
@@ -215,3 +224,25 @@ class Subscription:
         self._lock = threading.RLock()
         self._wake = None
         self.fail(StoreClosed("This subscription was made before the fork: its events are the parent's."))
+
+
+async def woken_within(desk: Subscriptions, wake: Reply[None], seconds: float | None) -> None:
+    """Until it is answered, or, inline, for a moment. `TimeoutError` when the time is over."""
+    engine = desk.engine
+    if seconds is not None and seconds <= 0:
+        raise TimeoutError
+    if engine.options.inline:
+        await desk.pause(wake)
+    elif seconds is None:
+        await wake
+    else:
+        loop = asyncio.get_running_loop()
+        woken: asyncio.Future[None] = loop.create_future()
+        if not wake._subscribe(woken):
+            return
+        timer = engine.clock.call_later(loop, seconds, lambda: _wake([woken]))
+        try:
+            await woken
+        finally:
+            timer.cancel()
+            wake._unsubscribe(woken)

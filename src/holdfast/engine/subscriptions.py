@@ -121,14 +121,15 @@ class Subscriptions:
 
         A handful of statements, however many subscriptions there are: one while nothing has happened to their runs.
         """
+        store = self.engine.store
+        again = self.engine.feed.is_read and self.engine.feed.look(connection)
         with self._lock:
             run_ids = list(self.by_run)
         if not run_ids:
-            return False
-        store = self.engine.store
+            return again
         # What is committed between two questions would be seen in half: a step without the lines before it.
         with store.moment(connection):
-            return self._look(store, connection, run_ids)
+            return self._look(store, connection, run_ids) or again
 
     def _look(self, store: Store, connection: Any, run_ids: Sequence[str]) -> bool:
         states = store.follow(connection, run_ids)

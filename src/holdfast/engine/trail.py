@@ -101,6 +101,11 @@ class Trail:
         self._progress: Any = None
         self._asked_again = False
 
+    @property
+    def is_here(self) -> bool:
+        """Whether this process executes the run, or was the last to: then the hub tells what it does."""
+        return self._generation in self._here
+
     # -- from the hub ------------------------------------------------------------------------------------------
 
     def hear(self, event: Event, generation: int) -> bool:

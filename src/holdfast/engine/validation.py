@@ -46,7 +46,15 @@ def encode_input(job: JobDefinition, args: tuple[Any, ...], kwargs: Mapping[str,
 
     `NotFoundError` out of the function is raised as it is.
     """
-    text = job.signature.encode(args, kwargs)
+    return _checked(job, job.signature.encode(args, kwargs))
+
+
+def encode_object(job: JobDefinition, given: Mapping[str, Any]) -> str:
+    """The same of input that came as a JSON object. Keys that nobody knows are dropped, unless a model forbids them."""
+    return _checked(job, job.signature.encode_mapping(given))
+
+
+def _checked(job: JobDefinition, text: str) -> str:
     if job.validate is None or not asked_at_triggers(job):
         return text
     values = job.signature.decode(text)

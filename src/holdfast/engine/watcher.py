@@ -154,7 +154,7 @@ class Watcher:
 
     def _patience(self, watch: Watch) -> float:
         """Seconds from one look at everything to the next."""
-        if self._hub.followed:
+        if self._hub.followed or self._hub.follows_all:
             return _FOLLOWING
         held = self._keeper.held
         if self._hub.awaited_elsewhere({holder.lease.run_id for holder in held}):
@@ -163,7 +163,7 @@ class Watcher:
 
     def _matters(self, news: News) -> bool:
         """Whether it is about anything that somebody here cares about."""
-        if news.runs is None or (news.claimable and self.order() is not None):
+        if news.runs is None or self._hub.follows_all or (news.claimable and self.order() is not None):
             return True
         held = [holder for holder in self._keeper.held if holder.lease.run_id in news.runs]
         return bool(held or news.concern_some(self._hub.followed) or self._awaited(news.runs))
@@ -181,7 +181,8 @@ class Watcher:
                 if holder.lease in lost:
                     holder.lease_lost(lost[holder.lease])
         # Before those who wait for ends: what led to an end is told first.
-        if news.concern_some(self._hub.followed) and self.follow(connection):
+        followed = self._hub.follows_all or news.concern_some(self._hub.followed)
+        if followed and self.follow(connection):
             self._again = True
         if awaited := self._hub.awaited if news.runs is None else self._awaited(news.runs):
             # Of those that still run nothing else is read: there may be thousands, and large.

@@ -1,0 +1,270 @@
+"""Subscriptions that can be resumed: the events of a run from its beginning, or from where somebody has been.
+
+Everything they tell is read from the database, wherever the run is executed, and each event has a place: what had been
+told with it. Whoever comes back with a place gets what comes after it: steps, lines and ends neither twice nor never.
+Progress is how it stands: the last one is told again.
+
+A reader that is slow is waited for: nothing more is read until it has taken what there is.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+from itertools import pairwise, takewhile
+from typing import TYPE_CHECKING, Any
+
+from ..basis.errors import NotFoundError, ValidationError
+from ..commit.reply import Reply
+from ..model.event import Event
+from ..model.run import RunFilter, RunRow, RunStatus
+from ..model.step import LogRow, StepRow
+from ..store.base import Followed, StepMark
+from .retold import Making, Retold
+from .subscription import MOST_UNREAD, Subscription
+from .trail import LAST, Found, Trail, Wanted
+
+if TYPE_CHECKING:
+    from .engine import Engine
+    from .subscriptions import Subscriptions
+
+_LONGEST = 8192
+#: No run has as many: what a place says of its steps is never counted out.
+_MOST_STEPS = 1_000_000
+_STEPS = r"\d{1,9}:[\d~-]+(?:_\d{1,9}:[\d~-]+)*"
+_PLACE = re.compile(
+    rf"(\d{{1,18}})\.(\d{{1,9}})\.(?:-(\d{{1,9}})(?:_(?={_STEPS}))?)?(?:(?<!\d)({_STEPS}))?(\.end)?", re.ASCII
+)
+_RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?", re.ASCII)
+
+
+class Place:
+    """What somebody has been told of a run: lines up to an id, leases up to a generation, and which steps.
+
+    As text `12.5.-3_4:0-4~6`: lines to 12, the lease 4, all steps of the generations to 3, and of generation 4 the
+    steps 0 to 4 and 6. So it stays short, however often a run has waited.
+    """
+
+    def __init__(self) -> None:
+        self.line: int = 0
+        self.leased: int = -1
+        self.is_end: bool = False
+        self._whole: int = -1
+        """Of the generations to this one, all steps; the others:"""
+        self._steps: dict[int, list[list[int]]] = {}
+        """By generation: first and last position of each range, in order."""
+
+    @classmethod
+    def of(cls, text: str) -> Place:
+        """The place that a text says. `ValidationError` if it says none."""
+        found = _PLACE.fullmatch(text) if len(text) <= _LONGEST else None
+        if found is None:
+            raise ValidationError("The place (Last-Event-ID) can't be read.")
+        place = cls()
+        place.line, place.leased, place.is_end = int(found[1]), int(found[2]) - 1, found[5] is not None
+        place._whole = -1 if found[3] is None else int(found[3])
+        for part in found[4].split("_") if found[4] else ():
+            generation, _, ranges = part.partition(":")
+            for one in ranges.split("~"):
+                ends = _RANGE.fullmatch(one)
+                if ends is None:
+                    raise ValidationError("The place (Last-Event-ID) can't be read.")
+                first, last = int(ends[1]), int(ends[2] or ends[1])
+                if last < first or last > _MOST_STEPS:
+                    raise ValidationError("The place (Last-Event-ID) can't be read.")
+                place._steps.setdefault(int(generation), []).append([first, last])
+        for known in place._steps.values():
+            known.sort()
+            if any(one[1] >= after[0] for one, after in pairwise(known)):
+                raise ValidationError("The place (Last-Event-ID) can't be read.")
+        return place
+
+    def all_before(self, generation: int) -> None:
+        """All steps of the generations below this one were told, and there will be no more of them."""
+        over = [one for one in self._steps if one < generation]
+        if over:
+            self._whole = max(self._whole, generation - 1)
+        for one in over:
+            del self._steps[one]
+
+    def add(self, generation: int, position: int) -> None:
+        """This step was told."""
+        if generation <= self._whole:
+            return
+        known = self._steps.setdefault(generation, [])
+        at = bisect_right(known, [position, _MOST_STEPS]) - 1
+        if at >= 0 and position <= known[at][1] + 1:
+            known[at][1] = max(known[at][1], position)
+        else:
+            at += 1
+            known.insert(at, [position, position])
+        if at + 1 < len(known) and known[at][1] + 1 >= known[at + 1][0]:
+            known[at][1] = max(known[at][1], known.pop(at + 1)[1])
+
+    def has(self, generation: int, position: int) -> bool:
+        """Whether this step was told."""
+        if generation <= self._whole:
+            return True
+        known = self._steps.get(generation, ())
+        at = bisect_right(known, [position, _MOST_STEPS]) - 1
+        return at >= 0 and position <= known[at][1]
+
+    def __str__(self) -> str:
+        parts = [] if self._whole < 0 else [f"-{self._whole}"]
+        parts += [
+            f"{generation}:" + "~".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)
+            for generation, ranges in sorted(self._steps.items())
+        ]
+        return f"{self.line}.{self.leased + 1}.{'_'.join(parts)}{'.end' if self.is_end else ''}"
+
+
+def place_now(engine: Engine, run_id: str) -> Reply[Place]:
+    """Where the run stands now: from there on, its lease and progress are told, and what is new."""
+    store = engine.store
+
+    def read(connection: Any) -> Place:
+        place = Place()
+        states = store.follow(connection, [run_id])
+        if states:
+            place.line = states[run_id].last_log
+            for mark in store.step_marks(connection, [(run_id, 0)]):
+                place.add(mark.generation, mark.position)
+            # Read before the marks: what has lost its lease by then saves nothing more.
+            place.all_before(states[run_id].generation)
+        for row in store.find_runs(connection, RunFilter(ids=(run_id,))):
+            place.leased = row.generation - (row.status == RunStatus.LEASED)
+        return place
+
+    return engine.reader.read(f"place in run {run_id}", read, lambda place: place)
+
+
+class _Placed:
+    """An event, or how to make it, and what it is about."""
+
+    __slots__ = ("line", "making", "step")
+
+    def __init__(self, making: Making, *, step: StepRow | None = None, line: LogRow | None = None) -> None:
+        self.making = making
+        self.step = None if step is None else (step.generation, step.position)
+        self.line = None if line is None else line.id
+
+    def __call__(self) -> Event:
+        return self.making if isinstance(self.making, Event) else self.making()
+
+
+class _RetoldInPlace(Retold):
+    """The same events, each with what it is about."""
+
+    def step(self, step: StepRow) -> tuple[str, Making]:
+        type, making = super().step(step)
+        return type, _Placed(making, step=step)
+
+    def line(self, line: LogRow) -> tuple[str, Making]:
+        type, making = super().line(line)
+        return type, _Placed(making, line=line)
+
+
+class _WholeTrail(Trail):
+    """The trail of a run of which nothing is heard and everything is read."""
+
+    def __init__(self, place: Place, is_full: Callable[[], bool], *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self._is_full = is_full
+        self._from = place
+        self._next: list[StepMark] = []
+
+    def hear(self, event: Event, generation: int) -> bool:  # noqa: ARG002 - what happens here is read, too
+        return self.begun and not self.over
+
+    def begin(self, row: RunRow | None, marks: Iterable[StepMark], last_log: int) -> bool:  # noqa: ARG002
+        self.begun, self.held = True, None
+        if row is None:
+            self.over = True
+            raise NotFoundError(f"Run not found: {self._retold.run_id}")
+        self._retold.row = row
+        # What there is, not what somebody says that there is: that may be a lot.
+        self._notice(mark for mark in marks if self._from.has(mark.generation, mark.position))
+        self._last_log = self._from.line
+        self._leased = set(range(min(self._from.leased, row.generation) + 1))
+        # As if it were elsewhere, and nobody had looked yet: the first look reads everything.
+        self._away = self._asked_again = True
+        return True
+
+    def unseen(self, marks: Iterable[StepMark]) -> list[StepMark]:
+        """In the order of their generations: once a step of one is told, those before are told whole.
+
+        A generation saves nothing more once there is the next one, and the first look that sees the next one reads all.
+        """
+        self._next = sorted(super().unseen(marks), key=lambda mark: (mark.generation, mark.position))
+        return self._next
+
+    def advance(self, state: Followed | None, found: Found) -> bool:
+        """As every trail; but while there is more, nothing that was read for somebody else is told before its turn."""
+        if found.more:
+            read = {(step.generation, step.position): step for step in found.steps}
+            turn = takewhile(lambda mark: (mark.generation, mark.position) in read, self._next)
+            found = found._replace(steps=[read[mark.generation, mark.position] for mark in turn])
+        return super().advance(state, found)
+
+    def wants(self, state: Followed | None) -> Wanted | None:
+        return None if self._is_full() else super().wants(state)
+
+
+class ResumableSubscription(Subscription):
+    """The events of one run from a place on, each with its own. As every subscription, for one reader."""
+
+    __slots__ = ("_place", "at_end", "place")
+
+    def __init__(self, desk: Subscriptions, run_id: str, place: Place) -> None:
+        super().__init__(desk, run_id)
+        self.place: str = str(place)
+        """Where the event that was given last stands."""
+        self.at_end: bool = place.is_end
+        """Whether that is the end of the run."""
+        self._place = place
+        engine = desk.engine
+        retold = _RetoldInPlace(run_id, engine.clock, engine.payloads, engine.ended_as)
+        give = self._trail._give  # knows of this object weakly
+        self._trail = _WholeTrail(
+            place, lambda: len(self._unread) >= MOST_UNREAD, _nobody, retold, give, with_snapshot=True,
+            most_held=MOST_UNREAD,
+        )  # fmt: skip
+
+    def _give(self, type: str, making: Making) -> None:
+        if self._is_over:
+            return
+        place = self._place
+        if isinstance(making, _Placed):
+            if making.step is not None:
+                # They come generation by generation, see `_WholeTrail.unseen`.
+                place.all_before(making.step[0])
+                place.add(*making.step)
+            if making.line is not None:
+                place.line = max(place.line, making.line)
+        elif type == "run:leased":
+            place.leased = max(place.leased, *self._trail._leased)
+        place.is_end = type in LAST
+        at, at_end = str(place), place.is_end
+
+        def made() -> Event:
+            event = making if isinstance(making, Event) else making()
+            self.place, self.at_end = at, at_end
+            return event
+
+        if type in LAST:
+            self._last = made
+            self._finish(None)
+            return
+        self._unread.append((type, made))
+        self._wake_up()
+
+    def _take(self) -> Any:
+        got = super()._take()
+        if len(self._unread) == MOST_UNREAD // 4:
+            self._desk.look_soon()  # nothing was read while there was so much
+        return got
+
+
+def _nobody() -> str:
+    return ""

@@ -1,0 +1,217 @@
+"""The handler: one request in, one response out. It knows no framework, no socket and no thread.
+
+The gate comes before routing, and everything goes through it: sizes, host, who it is, and then the route's own need.
+What goes wrong in a hook is a refusal. What goes wrong with us is told with a reference into the log, and without a
+word of why.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from ..basis.durations import Duration, seconds
+from ..basis.errors import HoldfastError, NotKept, StoreError, ValidationError
+from ..basis.text import error_text, shown
+from .asked import Asked
+from .auth import Auth, Insecure, called, labels_of_tenant
+from .guard import LOCAL_HOSTS, check_host, check_origin, check_sizes, host_name, is_local
+from .messages import Reject, Request, Response, error_response, not_found, stream_response
+from .need import Need
+from .routes import BY_PLACE, Route
+from .stream import Frames, Shared
+from .streaming import of_all
+
+if TYPE_CHECKING:
+    from ..app import Holdfast
+
+_log = logging.getLogger("holdfast")
+
+OnRequest = Callable[[], Any]
+
+#: Bytes of a body beyond the input of a run: the rest of what a trigger says.
+_BESIDE_INPUT = 1 << 16
+_NO_AUTH = (
+    "Requests from other machines are refused: this server has no auth. Give auth=Auth(authenticate=…), or "
+    'auth=Insecure("why that is right").'
+)
+
+
+class HandlerOptions(TypedDict, total=False):
+    """How requests are answered. Durations are seconds, or texts such as "15s"."""
+
+    auth: Auth | Insecure | None
+    on_request: OnRequest | None
+    sse_throttle: Duration
+    """Between two progress events of one run on a stream."""
+    heartbeat: Duration
+    """Between two signs of life on a stream that has nothing to tell."""
+    base_path: str
+    hosts: Iterable[str] | None
+    origins: Iterable[str]
+    max_body: int | None
+    """Bytes; None: those of the largest input, and a little more."""
+    max_page: int
+    """Runs in one list."""
+    max_streams: int
+    """Open at once."""
+
+
+class Handler:
+    """Answers requests to an app. Made by `app.handler(…)` or, for a server, `app.asgi(…)`."""
+
+    def __init__(
+        self,
+        app: Holdfast,
+        *,
+        auth: Auth | Insecure | None = None,
+        on_request: OnRequest | None = None,
+        sse_throttle: Duration = 0.1,
+        heartbeat: Duration = 15.0,
+        base_path: str = "",
+        hosts: Iterable[str] | None = None,
+        origins: Iterable[str] = (),
+        max_body: int | None = None,
+        max_page: int = 500,
+        max_streams: int = 5000,
+    ) -> None:
+        given: object = auth
+        if given is not None and not isinstance(given, Auth | Insecure):
+            raise ValidationError(f"auth: {shown(auth)} is neither Auth(…) nor Insecure(reason).")
+        self.app: Holdfast = app
+        self.auth: Auth | Insecure | None = auth
+        self.on_request: OnRequest | None = on_request
+        self.sse_throttle: float = seconds(sse_throttle, "sse_throttle") if sse_throttle else 0.0
+        self.heartbeat: float = seconds(heartbeat, "heartbeat")
+        self.base_path: str = "/" + base_path.strip("/") if base_path.strip("/") else ""
+        # Without auth nobody but this machine may ask, so a name of this machine is all that is needed.
+        self.hosts: frozenset[str] | None = frozenset(LOCAL_HOSTS) if auth is None else None
+        if hosts is not None:
+            self.hosts = frozenset(host_name(name) for name in _listed("hosts", hosts))
+        self.origins: frozenset[str] = frozenset(origin.rstrip("/") for origin in _listed("origins", origins))
+        self.max_body: int = app._engine.options.max_input_bytes + _BESIDE_INPUT if max_body is None else max_body
+        self.max_page: int = max_page
+        self.max_streams: int = max_streams
+        # Weakly: a response that nobody sends is forgotten with what it follows.
+        self._streams: weakref.WeakSet[Frames] = weakref.WeakSet()
+        self.of_all: Shared = Shared(of_all)
+        self._door = threading.RLock()
+        self._closed = False
+
+    async def handle(self, request: Request) -> Response:
+        """The answer. Raises nothing but what ends the process, or cancels the task."""
+        try:
+            return await self._handle(request)
+        except Reject as no:
+            return no.response()
+        except StoreError:
+            _log.warning("%s %s: the database can't serve us", request.method, request.path, exc_info=True)
+            return error_response(503, "The database can't serve us now. Try again later.", {"Retry-After": "1"})
+        except NotKept as error:
+            return error_response(400, str(error))  # what was sent would not come back as it is
+        except HoldfastError as error:
+            if error.status >= 500:
+                return self._broken(request, error)
+            return error_response(error.status, error.message)
+        except Exception as error:
+            return self._broken(request, error)
+
+    def _broken(self, request: Request, error: Exception) -> Response:
+        reference = self.app._engine.ids.new()
+        _log.error("%s: %s %s: %s", reference, request.method, shown(request.path), error_text(error), exc_info=error)
+        return error_response(500, f"Internal error. The log has it under {reference}.")
+
+    async def _handle(self, request: Request) -> Response:
+        check_sizes(request)
+        route = self._route(request)
+        if route is not None and route.need is Need.NOTHING:
+            # Also by another name: what looks whether we live knows an address.
+            return await route.act(Asked(self, request, route.need, []))
+        if self.auth is None and not is_local(request):
+            raise Reject(403, _NO_AUTH)
+        check_host(request, self.hosts)
+        asked = Asked(self, request, Need.NOTHING if route is None else route.need, [])
+        await self._know(asked)
+        if route is None:
+            return not_found()
+        check_origin(request, self.origins)
+        asked.params = request.params()
+        if route.need.is_of_a_run:
+            await asked.find_run()
+        elif route.need.is_of_runs:
+            await asked.find_scope()
+        if not route.need.is_of_a_run and route.need is not Need.TRIGGER:
+            await asked.permit()
+        return await route.act(asked)
+
+    async def _know(self, asked: Asked) -> None:
+        """Who it is; then whatever is to be done for each request."""
+        try:
+            if isinstance(self.auth, Auth):
+                asked.who = await called("authenticate", self.auth.authenticate, asked.request)
+                asked.tenant = await labels_of_tenant(self.auth, asked.who)
+            if self.on_request is not None:
+                await called("on_request", self.on_request)
+        except (Reject, StoreError):
+            raise
+        except HoldfastError as error:
+            # Of the application's own code: it must not look like a word about the request.
+            raise RuntimeError(error_text(error)) from error
+
+    def _route(self, request: Request) -> Route | None:
+        path = request.path
+        if self.base_path:
+            if not path.startswith(self.base_path + "/"):
+                return None
+            path = path[len(self.base_path) :]
+        return BY_PLACE.get((request.method, path))
+
+    # -- streams -----------------------------------------------------------------------------------------------
+
+    def streamed(self, make: Callable[[Callable[[], None]], Frames]) -> Response:
+        """A stream that is counted, and ends when the handler is closed."""
+        with self._door:
+            if self._closed or len(self._streams) >= self.max_streams:
+                raise Reject(503, "There are too many streams. Try again later.", headers={"Retry-After": "5"})
+            made: list[Frames] = []
+            frames = make(lambda: self._leave(made))
+            made.append(frames)
+            self._streams.add(frames)
+        return stream_response(frames)
+
+    def _leave(self, frames: list[Frames]) -> None:
+        with self._door:
+            self._streams.difference_update(frames)
+
+    @property
+    def streams(self) -> int:
+        """How many are open."""
+        return len(self._streams)
+
+    def close(self) -> None:
+        """End all streams, and begin no others: the server stops. Any thread."""
+        with self._door:
+            self._closed = True
+            streams = list(self._streams)
+        for frames in streams:
+            frames.end()
+
+    def open(self) -> None:
+        """Begin streams (again)."""
+        self._closed = False
+
+
+def _listed(name: str, given: Iterable[str]) -> list[str]:
+    """The names; a text is an iterable of its letters."""
+    anything: object = given
+    if isinstance(anything, str | bytes) or not isinstance(anything, Iterable):
+        raise ValidationError(f"{name}: {shown(given)} is no list. Write [{shown(given)}].")
+    names = list(given)
+    for one in names:
+        known: object = one
+        if not isinstance(known, str):
+            raise ValidationError(f"{name}: {shown(one)} is no text.")
+    return names
