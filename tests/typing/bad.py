@@ -9,6 +9,7 @@ from typing import Any
 
 from holdfast import Call, Holdfast, Job, Reply, Retry, Run, Step, SyncStep
 from holdfast import job as package_job
+from holdfast.client import Client, remote_job
 
 
 class Out: ...
@@ -202,6 +203,21 @@ async def charge(amount: int) -> Out:
 async def uses_steps() -> None:
     await charge("5")  # E
     n: int = await charge(5)  # E
+
+
+def asks_elsewhere(client: Client) -> None:
+    client.job(loose).trigger("a")  # E wrong type
+    client.job(loose).trigger()  # E missing
+    client.job(loose).options(idempotency=3)  # E
+    s: str = client.job(loose).run(3).wait()  # E
+    client.job(5)  # E neither a job nor a name
+    client.trigger(loose)  # E a job is no call
+    client.wake(loose, "key", output=1)  # E it does not sleep
+
+
+remote_job("http://far", loose, retries=3)  # E
+remote_job("http://far", loose).trigger("a")  # E
+remote_job("http://far", "by-name").trigger(3)  # E
 
 
 unused: Any = (r1, r2, r3, r4, r5, r6, r7, x4)

@@ -23,6 +23,7 @@ from holdfast import (
     Retry,
     Run,
     RunStatus,
+    SleepingJob,
     Spread,
     Stats,
     Step,
@@ -33,6 +34,8 @@ from holdfast import (
     is_domain_event,
 )
 from holdfast import job as package_job
+from holdfast.client import Acted, NamedJob, remote_job
+from holdfast.client import Client as FarClient
 
 
 @dataclass
@@ -365,3 +368,35 @@ assert_type(app.use(Counting()), Counting)
 assert_type(app.stats(), Stats)
 assert_type(app.stats().verbs["claim"].to_answer, Spread)
 app.emit("app:imported", {"rows": 7}, run_id="x")
+
+
+# -- a client of a server ----------------------------------------------------------------------------------
+
+
+@package_job
+async def loose_table(step: Step, rows: int) -> Table:
+    return Table(rows)
+
+
+approval = app.sleeping("approval", output=bool)
+
+
+async def asks_elsewhere(client: FarClient) -> None:
+    typed: Job[[int], Table] = client.job(loose_table)
+    assert_type(await typed.run(3), Table)
+    assert_type(await client.job(loose_table).run(3), Table)
+    run = await client.job(loose_table).options(priority=1).trigger(3)
+    assert_type(run, Run[Table])
+    assert_type(run.output, Table | None)
+    assert_type(client.job("import-airports"), NamedJob)
+    assert_type(await client.job("import-airports").trigger(3, more=1), Run[Any])
+    assert_type(await client.trigger(loose_table.bind(3)), Run[Table])
+    assert_type(client.job(approval), SleepingJob[bool])
+    assert_type(await client.wake(approval, "key", output=True), Run[bool])
+    assert_type(await client.cancel_runs(job=loose_table), Acted)
+    async for event in client.subscribe(run.id):
+        assert_type(event, Event)
+
+
+far: Job[[int], Table] = remote_job("http://far", loose_table, retry=Retry(3), name="far")
+by_name: Job[[dict[str, Any]], Any] = remote_job(FarClient("http://far"), "by-name")
