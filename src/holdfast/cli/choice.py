@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -14,12 +14,17 @@ from ..basis.durations import seconds
 from ..basis.errors import NotFoundError, ValidationError
 from ..model.run import RunFilter, RunStatus
 from ..run import Run
+from .far import App, chosen, client_of, everywhere, is_server, needs_database
 from .load import app_at, app_for
 
 Url = Annotated[
     str | None,
     typer.Option(
-        "--url", "-u", envvar="HOLDFAST_URL", help="The database: sqlite:///path/to/file.db, postgresql://…, mysql://…"
+        "--url",
+        "-u",
+        envvar="HOLDFAST_URL",
+        callback=chosen,
+        help="The database: sqlite:///path/to/file.db, postgresql://…, mysql://…; or a server: http://…",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout instead of text.")]
@@ -40,8 +45,23 @@ _GROUPS = {"active": RunStatus.active(), "terminal": RunStatus.terminal(), "erro
 
 
 @contextmanager
-def opened(url: str | None) -> Iterator[Holdfast]:
-    """The app of this database, closed afterwards."""
+def opened(url: str | None) -> Iterator[App]:
+    """The app of this database, or a client of this server, closed afterwards."""
+    if url is not None and is_server(url):
+        with client_of(url) as client:
+            yield client
+        return
+    app = app_for(url)
+    try:
+        yield app
+    finally:
+        app.stop().wait()
+
+
+@contextmanager
+def database(url: str | None, command: str, instead: str = "") -> Iterator[Holdfast]:
+    """The app of this database, closed afterwards. A server is refused."""
+    needs_database(url, command, instead)
     app = app_for(url)
     try:
         yield app
@@ -64,14 +84,16 @@ def of_module(place: str, context: typer.Context, url: str | None) -> Holdfast:
     """The app of a module. Its own database is used: another one on the command line is refused."""
     app = app_at(place)
     source = context.get_parameter_source("url")
-    if url and source is not None and source.name == "COMMANDLINE" and url != app._engine.store.name:
+    said = url if source is not None and source.name == "COMMANDLINE" else everywhere.url
+    if said and said != app._engine.store.name:
+        url = said
         raise ValidationError(
             f"{place} uses {app._engine.store.name}, not {url}. Leave --url out, or set the app's own database."
         )
     return app
 
 
-def need(app: Holdfast, run_id: str) -> Run[Any]:
+def need(app: App, run_id: str) -> Run[Any]:
     """The run; `NotFoundError` if there is none."""
     with whole(run_id):
         run = app.get_run(run_id).wait()
@@ -80,8 +102,13 @@ def need(app: Holdfast, run_id: str) -> Run[Any]:
     return run
 
 
-def these(app: Holdfast, run_ids: list[str]) -> dict[str, Run[Any]]:
-    """Those of the runs that there are, by id, in one question."""
+def these(app: App, run_ids: list[str]) -> dict[str, Run[Any]]:
+    """Those of the runs that there are, by id; of a database in one question."""
+    if not isinstance(app, Holdfast):
+        asked = [app.get_run(run_id) for run_id in run_ids]
+        for reply in asked:
+            reply.when_done(lambda: None)  # all at once
+        return {run.id: run for reply in asked if (run := reply.wait()) is not None}
     rows = app._find(RunFilter(ids=tuple(run_ids)), lambda rows: [app._seen(row) for row in rows])
     return {run.id: run for run in rows.wait()}
 
@@ -117,3 +144,11 @@ def moment_of(given: str, option: str) -> datetime:
         raise ValidationError(
             f"{option} {given!r}: write a date (2026-01-31, 2026-01-31T08:30) or an age (12h)"
         ) from error
+
+
+def duration(text: str, option: str) -> float:
+    """The seconds that an option says: `30`, `30s`, `5m`."""
+    given: float | str = text
+    with suppress(ValueError):
+        given = float(text)
+    return seconds(given, option)

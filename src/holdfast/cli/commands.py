@@ -15,11 +15,13 @@ from . import exits
 from .choice import AsJson, Url
 from .demo import demo
 from .doctor import doctor
+from .far import everywhere, needs_database
 from .forget import delete, purge
 from .load import app_for
 from .move import move
 from .runs import runs
 from .send import signal, wake
+from .serve import serve
 from .terminal import plain_line, print_json, say
 from .watch import watch
 from .worker import worker
@@ -35,6 +37,7 @@ cli: typer.Typer = typer.Typer(
 )
 cli.command(epilog=exits.EPILOG)(demo)
 cli.command(epilog=exits.EPILOG)(worker)
+cli.command(epilog=exits.EPILOG)(serve)
 cli.command(epilog=exits.EPILOG)(workers)
 # A negative number is a value, no option.
 cli.command(epilog=exits.EPILOG, context_settings={"ignore_unknown_options": True})(signal)
@@ -59,7 +62,9 @@ def migrate(
     as_json: AsJson = False,
 ) -> None:
     """Make the tables of a database, or bring them up to this version. Safe to repeat, and beside running workers."""
-    app = app_for(place or url, new=True)
+    place = place or url
+    needs_database(place, "migrate")
+    app = app_for(place, new=True)
     shown = exits.masked(app._engine.store.name)
     try:
         applied = app.migrate().wait()
@@ -81,11 +86,24 @@ def _version(wanted: bool) -> None:
 
 @cli.callback()
 def _options(
-    show_version: Annotated[
+    show_version: Annotated[  # noqa: ARG001 - its own callback prints it
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
+    url: Annotated[
+        str | None,
+        typer.Option("--url", "-u", metavar="URL", help="For every command: the database, or a server (http://…)."),
+    ] = None,
+    header: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--header",
+            "-H",
+            metavar="'NAME: VALUE'",
+            help="Sent to the server with each request (repeatable). HOLDFAST_TOKEN is sent as a bearer token.",
+        ),
+    ] = None,
 ) -> None:
-    pass
+    everywhere.url, everywhere.headers = url, tuple(header or ())
 
 
 class _OneLine(logging.Formatter):

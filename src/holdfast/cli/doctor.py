@@ -11,6 +11,7 @@ from rich.text import Text
 from ..store.doctor import Finding, examine
 from . import exits
 from .choice import AsJson, Url
+from .far import needs_database
 from .load import app_for
 from .terminal import plain_line, print_json, show
 
@@ -35,7 +36,9 @@ def doctor(
     Safe beside running workers. Reads all of an SQLite file once (quick_check), and the payloads of the newest 1,000
     runs.
     """
-    store = app_for(place or url)._engine.store
+    place = place or url
+    needs_database(place, "doctor")
+    store = app_for(place)._engine.store
     found = examine(store)
     failed = any(finding.level == "fail" for finding in found)
     if as_json:

@@ -20,6 +20,7 @@ from ..basis.errors import (
 )
 from ..basis.text import error_text
 from ..model.run import RunStatus
+from .far import who_is_said
 from .terminal import plain_line
 
 OK = 0
@@ -33,7 +34,7 @@ INTERRUPTED = 130
 
 EPILOG = (
     "Exit codes: 0 done or run completed · 1 run failed or timed out · 2 wrong usage · 3 run cancelled · "
-    "4 no such run or job · 5 database unavailable · 6 the run's status does not allow it · 130 interrupted"
+    "4 no such run or job · 5 database or server can't be used · 6 the run's status does not allow it · 130 interrupted"
 )
 
 _CODES: list[tuple[type[HoldfastError], int]] = [
@@ -62,7 +63,15 @@ def of_runs(statuses: list[RunStatus], *, gone: bool) -> int:
 
 def of_error(error: BaseException) -> int:
     """The exit code of an error."""
+    if _answered(error) is not None:
+        return NO_DATABASE  # the run that a script asks for has not failed: nobody told of it
     return next((code for kind, code in _CODES if isinstance(error, kind)), FAILED)
+
+
+def _answered(error: BaseException) -> int | None:
+    """The HTTP status with which a server refused or failed; the errors of `holdfast.client` are not at hand here."""
+    answered = getattr(error, "answered", None)
+    return answered if isinstance(answered, int) else None
 
 
 def masked(text: str) -> str:
@@ -78,5 +87,7 @@ def complain(error: BaseException) -> int:
     if os.environ.get("HOLDFAST_DEBUG"):
         traceback.print_exception(error)
     text = error.message if isinstance(error, HoldfastError) else error_text(error)
+    if _answered(error) == 401:
+        text = f"{text} ({who_is_said()})"
     sys.stderr.write(f"holdfast: {masked(plain_line(text, 2000))}\n")
     return of_error(error)

@@ -11,7 +11,22 @@ import typer
 from ..app import Holdfast
 from ..basis.errors import ValidationError
 from . import exits
-from .choice import AsJson, ByJob, ByLabel, ByStatus, RunIds, Url, Yes, labels_of, moment_of, opened, statuses_of, these
+from .choice import (
+    AsJson,
+    ByJob,
+    ByLabel,
+    ByStatus,
+    RunIds,
+    Url,
+    Yes,
+    database,
+    labels_of,
+    moment_of,
+    opened,
+    statuses_of,
+    these,
+)
+from .far import needs_database
 from .progress import Bar
 from .runs import each
 from .terminal import print_json, say
@@ -20,6 +35,7 @@ from .view import many, moment, runs_table
 
 #: Runs that are deleted between two looks at the progress bar.
 _PORTION = 500
+_INSTEAD = "delete runs by their ids"
 #: As many are shown before it is asked whether to delete them.
 _SHOWN = 10
 
@@ -59,11 +75,12 @@ def purge(
 
     Runs that have not ended stay, however old they are. May be stopped at any time: what is gone is gone.
     """
+    needs_database(url, "purge", _INSTEAD)
     if not dry_run:
         _may_ask("purge", yes, as_json)
     before = moment_of(older_than, "--older-than")
     wanted: dict[str, Any] = {"job": job, "status": statuses_of(status), "labels": labels_of(label)}
-    with opened(url) as app:
+    with database(url, "purge", _INSTEAD) as app:
         count = _count(app, before, wanted, limit)
         what = f"{many(count, 'run')} that ended before {moment(before)}"
         if dry_run or not count:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 import traceback
 import urllib.parse
@@ -16,6 +17,14 @@ from ..basis.text import error_text
 
 def app_at(place: str) -> Holdfast:
     """The app that `module:name` names, imported from the current directory or from what is installed."""
+    found, hint = named(place)
+    if not isinstance(found, Holdfast):
+        raise ValidationError(f"{place!r} is no Holdfast app but of type {type(found).__name__}.{hint}")
+    return found
+
+
+def named(place: str, *kinds: type) -> tuple[object, str]:
+    """What `module:name` names, and what to say if it is the wrong thing: of these kinds, the best first."""
     module_name, _, attribute = place.partition(":")
     if module_name.endswith(".py") or "/" in module_name or "\\" in module_name:
         guess = module_name.removesuffix(".py").strip("./\\").replace("/", ".").replace("\\", ".")
@@ -23,15 +32,14 @@ def app_at(place: str) -> Holdfast:
     if not all(part.isidentifier() for part in module_name.split(".")):
         raise ValidationError(f"{place!r} names no app. Write module:app, e.g. shop.jobs:app")
     module = found = _import(module_name)
-    others = [name for name, value in vars(module).items() if isinstance(value, Holdfast)]
+    values = vars(module).items()
+    others = [name for kind in (*kinds, Holdfast) for name, value in values if isinstance(value, kind)]
     hint = f" Did you mean {module_name}:{others[0]}?" if others else ""
     for part in (attribute or "app").split("."):
         if not hasattr(found, part):
             raise NotFoundError(f"The module {module_name!r} has no {attribute or 'app'!r}.{hint}")
         found = getattr(found, part)
-    if not isinstance(found, Holdfast):
-        raise ValidationError(f"{place!r} is no Holdfast app but of type {type(found).__name__}.{hint}")
-    return found
+    return found, hint
 
 
 def _import(name: str) -> Any:
@@ -61,6 +69,8 @@ def app_for(url: str | None, *, new: bool = False) -> Holdfast:
     if not url:
         raise ValidationError("Which database? Give its URL (--url sqlite:///path/to/file.db), or set HOLDFAST_URL.")
     if "://" not in url:
+        if re.fullmatch(r"[\w.-]+:\d{1,5}(/.*)?", url):
+            raise ValidationError(f"{url!r} is no URL. For a server write http://{url}")
         path = url.removeprefix("sqlite:").removeprefix("/") if url.startswith("sqlite:") else url
         raise ValidationError(f"{url!r} is no URL. For a file write sqlite:///{path}")
     if url.rstrip("/") == "sqlite:" or url.endswith(":memory:"):

@@ -12,6 +12,7 @@ from ..store.move import Moved
 from ..store.move import move as move_house
 from . import exits
 from .choice import AsJson
+from .far import needs_database, needs_no_url
 from .load import app_for
 from .progress import Bar
 from .terminal import print_json, say
@@ -29,6 +30,9 @@ def move(
     Meanwhile nobody can write the old database. It gets a mark when the copy is durable and was read back: who opens
     it then is told where it went. Broken off, it is as it was; the same command again makes up for it.
     """
+    needs_no_url("move")
+    for given in (source, target):
+        needs_database(given, "move")
     here, there = app_for(source), app_for(target, new=True)
     try:
         stores = here._engine.store, there._engine.store

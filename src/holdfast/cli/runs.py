@@ -29,6 +29,7 @@ from .choice import (
     statuses_of,
     whole,
 )
+from .far import App, is_server
 from .terminal import print_json, say
 from .terminal import show as show_table
 from .timeline import timeline
@@ -142,7 +143,12 @@ def retrigger(
     """Make fresh runs with the input of ended ones. A worker has to execute them.
 
     The stored input is checked against today's code, so this needs the app: --app module:app. Its database is used.
+    A server (--url http://…) has the app.
     """
+    if place is None and is_server(url):
+        with opened(url) as server:
+            _retrigger(server, run_ids, as_json)
+        return
     if place is None:
         raise ValidationError(
             "retrigger checks the stored input against the job as it is today, so it needs the app: "
@@ -150,15 +156,19 @@ def retrigger(
         )
     app = of_module(place, context, url)
     try:
-        each(
-            run_ids,
-            app.retrigger,
-            lambda run, _: f"Triggered {run.job_name} again: {run.id}",
-            as_json,
-            lambda run, run_id: {**run_document(run), "retriggered_from": run_id},
-        )
+        _retrigger(app, run_ids, as_json)
     finally:
         app.stop().wait()
+
+
+def _retrigger(app: App, run_ids: list[str], as_json: bool) -> None:
+    each(
+        run_ids,
+        app.retrigger,
+        lambda run, _: f"Triggered {run.job_name} again: {run.id}",
+        as_json,
+        lambda run, run_id: {**run_document(run), "retriggered_from": run_id},
+    )
 
 
 def each(

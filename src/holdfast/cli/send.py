@@ -14,7 +14,9 @@ from ..basis.text import error_text
 from ..basis.values import problems
 from ..engine.arguments import checked_text
 from ..job import SleepingJob
+from ..run import Run
 from .choice import AsJson, RunId, Url, need, of_module, opened, whole
+from .far import App, is_server
 from .terminal import plain_line, print_json, say
 from .view import run_document
 
@@ -58,7 +60,7 @@ def signal(
         say(f"Sent {plain_line(name, 80)} to {run_id}")
 
 
-def _send(app: Holdfast, run_id: str, name: str, value: Any, key: str | None) -> None:
+def _send(app: App, run_id: str, name: str, value: Any, key: str | None) -> None:
     if not name:
         raise ValidationError("NAME: give the name of the signal, as in step.wait_for_signal(NAME).")
     with whole(run_id):
@@ -85,10 +87,16 @@ def wake(
     """Say what the sleeping run of a key has come to: its output, or its error. The first word counts.
 
     If there is no such run yet, there is from now on. A worker has to end it. The output is checked against the type
-    that the job was made with, so this needs the app: --app module:app. Its database is used.
+    that the job was made with, so this needs the app: --app module:app. Its database is used. A server (--url http://…)
+    has the app.
     """
     if (output is None) == (error is None):
         raise ValidationError("give --output or --error, one of them")
+    if place is None and is_server(url):
+        with opened(url) as server:
+            run = _wake_there(server, job, key, output, error)
+        _told(run, as_json, "has ended")  # before, or by this
+        return
     if place is None:
         raise ValidationError(
             "wake checks the output against the job's type, so it needs the app: "
@@ -104,10 +112,27 @@ def wake(
         run = run.refresh().wait()
     finally:
         app.stop().wait()
+    _told(run, as_json)
+
+
+def _wake_there(server: App, job: str, key: str | None, output: str | None, error: str | None) -> Run[Any]:
+    """The same by a server, which checks it."""
+    if key is None:
+        run = need(server, job)
+        if run.idempotency_key is None:
+            raise ValidationError(f"JOB: run {job} is one of {run.job_name!r}, which is no sleeping job.")
+        job, key = run.job_name, run.idempotency_key
+    ours: Any = server
+    said: dict[str, Any] = {"error": error} if output is None else {"output": _json(output, "--output")}
+    woken: Run[Any] = ours.wake(job, key, **said).wait()
+    return woken
+
+
+def _told(run: Run[Any], as_json: bool, ended: str = "has ended before") -> None:
     if as_json:
         print_json({"run": run_document(run)})
     elif run.is_terminal:
-        say(f"{run.job_name} {run.id} has ended before: {run.status}")
+        say(f"{run.job_name} {run.id} {ended}: {run.status}")
     else:
         say(f"Woke {run.job_name} {run.id}")
 

@@ -11,6 +11,7 @@ from rich.tree import Tree
 from ..app import Holdfast
 from ..model.run import RunFilter, RunStatus
 from ..run import Run
+from .far import App
 from .terminal import console, plain_line
 from .view import FIRST, STYLES, lasted, many, progress_line, status_text
 
@@ -34,12 +35,15 @@ class Members(NamedTuple):
     """Whether these are all of them."""
 
 
-def below(app: Holdfast, run: Run[Any]) -> Members:
+def below(app: App, run: Run[Any]) -> Members:
     """The runs below this one."""
     if not run._row.tree:
         return Members([], {}, True)
-    wanted = RunFilter(root=run.root_id or run.id, limit=_MOST + 1)
-    found = app._find(wanted, lambda rows: [app._seen(row) for row in rows]).wait()
+    if isinstance(app, Holdfast):
+        wanted = RunFilter(root=run.root_id or run.id, limit=_MOST + 1)
+        found = app._find(wanted, lambda rows: [app._seen(row) for row in rows]).wait()
+    else:
+        found = _asked_for(app, run)
     is_whole = len(found) <= _MOST
     if not is_whole:
         found = app.get_runs(parent=run.id, limit=_MOST).wait()
@@ -55,6 +59,19 @@ def below(app: Holdfast, run: Run[Any]) -> Members:
         depths[one.id] = depth
         left += [(child, depth + 1) for child in by_parent[one.id]]
     return Members(runs, depths, is_whole)
+
+
+def _asked_for(app: App, run: Run[Any]) -> list[Run[Any]]:
+    """The same of a server, level by level, newest first."""
+    found: list[Run[Any]] = []
+    level = [run]
+    while level and len(found) <= _MOST:
+        asked = [app.get_runs(parent=one.id, limit=_MOST + 1) for one in level if one._row.tree]
+        for reply in asked:
+            reply.when_done(lambda: None)  # all at once
+        level = [one for reply in asked for one in reply.wait()]
+        found += level
+    return sorted(found, key=lambda one: one.id, reverse=True)
 
 
 def tree_of(run: Run[Any], members: Members, *, everything: bool = False) -> Tree:

@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from ..app import Holdfast
 from ..basis.errors import NotFoundError, ValidationError
 from ..model.run import RunStatus
 from ..run import Run
 from . import exits
 from .board import Board
 from .choice import ByJob, ByLabel, Url, labels_of, need, opened, these
+from .far import App, be_patient
 from .progress import Bar
 from .terminal import plain_line, print_json, print_json_line, say
 from .terminal import show as show_table
@@ -55,6 +55,7 @@ def watch(
             _watch_one(app, run_ids[0], as_json)
             return
         found = _given(app, run_ids) if run_ids else _active(app, job, label)
+        be_patient(app)
         if not found:
             if not as_json:
                 say("No active runs" + (" that fit." if job or label else "."))
@@ -71,8 +72,9 @@ def watch(
 # -- one ---------------------------------------------------------------------------------------------------------
 
 
-def _watch_one(app: Holdfast, run_id: str, as_json: bool) -> None:
+def _watch_one(app: App, run_id: str, as_json: bool) -> None:
     run = need(app, run_id)
+    be_patient(app)
     try:
         run = run.wait().wait() if as_json else _follow(app, run)
     except KeyboardInterrupt:
@@ -95,7 +97,7 @@ def _watch_one(app: Holdfast, run_id: str, as_json: bool) -> None:
     raise typer.Exit(exits.of_run(run.status))
 
 
-def _follow(app: Holdfast, run: Run[Any]) -> Run[Any]:
+def _follow(app: App, run: Run[Any]) -> Run[Any]:
     """The ended run. Once there are runs below it they are all on one board."""
     looks, log = _Looks(run), _Log(app, run.id)
     with Bar() as bar:
@@ -143,7 +145,7 @@ class _Looks:
 class _Log:
     """The log of a run, each line once."""
 
-    def __init__(self, app: Holdfast, run_id: str) -> None:
+    def __init__(self, app: App, run_id: str) -> None:
         self._app, self._run_id, self._last = app, run_id, 0
 
     def tell(self) -> None:
@@ -156,14 +158,14 @@ class _Log:
 # -- many --------------------------------------------------------------------------------------------------------
 
 
-def _given(app: Holdfast, run_ids: list[str]) -> list[Run[Any]]:
+def _given(app: App, run_ids: list[str]) -> list[Run[Any]]:
     known = these(app, run_ids)
     if missing := [run_id for run_id in run_ids if run_id not in known]:
         raise NotFoundError(f"Run not found: {', '.join(dict.fromkeys(missing))}")
     return [known[run_id] for run_id in dict.fromkeys(run_ids)]
 
 
-def _active(app: Holdfast, job: list[str] | None, label: list[str] | None) -> list[Run[Any]]:
+def _active(app: App, job: list[str] | None, label: list[str] | None) -> list[Run[Any]]:
     labels = labels_of(label)
     found = app.get_runs(job=job, labels=labels, status=RunStatus.active(), limit=_MOST + 1).wait()
     if len(found) > _MOST:
@@ -171,7 +173,7 @@ def _active(app: Holdfast, job: list[str] | None, label: list[str] | None) -> li
     return found[::-1]
 
 
-def _watch_many(app: Holdfast, runs: list[Run[Any]], as_json: bool) -> int:
+def _watch_many(app: App, runs: list[Run[Any]], as_json: bool) -> int:
     """The exit code, when all have ended."""
     never = threading.Event()
     seen = {run.id: run for run in runs}

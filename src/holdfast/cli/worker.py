@@ -12,11 +12,11 @@ import typer
 from rich.text import Text
 
 from ..app import Holdfast
-from ..basis.durations import seconds
 from ..basis.errors import ValidationError
 from ..model.event import Event
 from . import exits
-from .choice import AsJson
+from .choice import AsJson, duration
+from .far import needs_no_url
 from .load import app_at
 from .terminal import plain_line, print_json, say
 
@@ -43,7 +43,8 @@ def worker(
     handed back with its saved steps for another worker. The second signal exits at once; then another worker takes
     over when the lease is over.
     """
-    patience = seconds(_number(stop_timeout), "--stop-timeout")
+    needs_no_url("worker")
+    patience = duration(stop_timeout, "--stop-timeout")
     app = app_at(place)
     if not app._engine.registry.names():
         raise ValidationError(f"{place} has no jobs to execute. Are they defined in a module that it imports?")
@@ -128,11 +129,3 @@ class _Signals:
     def at_end_of_stdin(self) -> None:
         sys.stdin.buffer.read()
         self._stop.set()
-
-
-def _number(text: str) -> float | str:
-    """`30` means seconds; `30s`, `5m` go on to be read as durations."""
-    try:
-        return float(text)
-    except ValueError:
-        return text

@@ -22,7 +22,9 @@ def workers(
     place: Annotated[
         str | None,
         typer.Argument(
-            metavar="URL", help="The database: sqlite:///path/to/file.db, postgresql://…, mysql://…", show_default=False
+            metavar="URL",
+            help="The database: sqlite:///path/to/file.db, postgresql://…, mysql://…; or a server: http://…",
+            show_default=False,
         ),
     ] = None,
     url: Url = None,
