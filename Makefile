@@ -13,15 +13,17 @@ FINDER := $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 TOOL = @$(if $(FINDER),"$(FINDER)",echo "Holdfast needs Python 3.11 or newer; no python3 was found on PATH." >&2; exit 1;)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test servers bench storm failover check clean
+.PHONY: help demo test servers browser bench storm failover fuzz-http check clean
 
 help:
 	@echo "make demo     install into .venv and watch a run survive a kill -9"
 	@echo "make test     all tests on every installed Python   (PYTHON=3.12  ON=postgres  ARGS=\"-k name\")"
 	@echo "make servers  PostgreSQL and MariaDB for the tests: install what is missing, try both   (ARGS=--stay)"
+	@echo "make browser  Chromium and the React client for the tests: install what is missing"
 	@echo "make bench    Holdfast beside DBOS and a bare loop, on this machine   (ARGS=--quick  ARGS=\"--on postgres\")"
 	@echo "make storm    kill and stop real processes, ten minutes on each of two databases, and check   (ARGS=\"--seed 7 --minutes 2\")"
 	@echo "make failover kill a PostgreSQL primary under load and promote its standby, five times   (ARGS=\"--promotions 2\")"
+	@echo "make fuzz-http thousands of requests made of /openapi.json, each time others   (ARGS=--hypothesis-seed=7)"
 	@echo "make check    format, lint, strict types"
 	@echo "make clean    remove virtual environments, caches and build results"
 
@@ -33,6 +35,9 @@ test:
 
 servers:
 	$(TOOL) tools/servers.py $(ARGS)
+
+browser:
+	$(TOOL) tools/browser.py
 
 bench:
 	$(TOOL) tools/environment.py dev python benchmarks/run.py $(ARGS)
@@ -50,6 +55,10 @@ storm:
 failover:
 	@echo "Failover: primaries die under load, standbys are promoted, and then all acknowledged runs must be there."
 	$(TOOL) tools/environment.py dev python tests/failover/failover.py $(ARGS)
+
+fuzz-http:
+	@echo "Requests over HTTP: none is a fault of ours, and each answer is one that /openapi.json promises."
+	$(TOOL) tools/environment.py dev env HOLDFAST_FUZZ=60 python -m pytest tests/wire/test_openapi_examples.py -q $(ARGS)
 
 check:
 	$(TOOL) tools/check.py

@@ -1,14 +1,16 @@
 """Leaves out, on a Python that is not the lowest one, what comes out the same on every Python.
 
-`tools/test.py` sets HOLDFAST_TESTS=full for the lowest version and HOLDFAST_TESTS=sample for the others; unset is
-full. A test says by `@pytest.mark.sampled("why", every=8)` that it doesn't depend on the version: every eighth one
+`tools/test.py` sets HOLDFAST_TESTS=full for the lowest version, HOLDFAST_TESTS=sample for the highest, and
+HOLDFAST_TESTS=few for those in between, which also leave out seven eighths of everything else; unset is full. A test
+says by `@pytest.mark.sampled("why", every=8)` that it doesn't depend on the version: every eighth one
 stays in a sample (each version keeps other ones), and none without `every`. Of a large family, one test with many
 parameters, an eighth stays without being asked: the same one each time, by a hash of the id, and another one on each
 version. Only the values themselves (tests/basis) are tried in full on each. What was left out is counted and printed
 with its reason.
 
 The processes that such a test starts are not measured by coverage: that would cost half as much again, and what
-nothing but a page or a server walks through is not tested.
+nothing but a page or a server walks through is not tested. The same goes for whole folders of tests that only come
+through what others test more closely (`UNMEASURED`), and there for the test itself, too.
 """
 
 from __future__ import annotations
@@ -25,21 +27,23 @@ from typing import Any
 import pytest
 
 #: On a server, which only the lowest version uses, less is left out: what `databases` says.
-SAMPLE = os.environ.get("HOLDFAST_TESTS") == "sample" and os.environ.get("HOLDFAST_TEST_ON", "") in ("", "sqlite")
+MODE = os.environ.get("HOLDFAST_TESTS", "full")
+SAMPLE = MODE != "full" and os.environ.get("HOLDFAST_TEST_ON", "") in ("", "sqlite")
 FAMILY = 40
 """So many parameters make a large family."""
 EIGHTH = 8
 WHOLE = ("tests/basis/",)
 """What differs from Python to Python: its families are tried in full."""
+UNMEASURED = ("tests/browser/", "tests/docs/", "tests/mutants/", "tests/simulation/")
+BETWEEN = "a Python between the lowest and the highest: an eighth stays, by a hash of the test's id"
 A_FAMILY = f"families of {FAMILY} and more: an eighth stays, by a hash of the test's id"
 REPORT_VARIABLE = "HOLDFAST_TESTS_LEFT_OUT"
 _LEFT_OUT = pytest.StashKey[Counter[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    mode = os.environ.get("HOLDFAST_TESTS", "full")
-    if mode not in ("full", "sample"):
-        raise pytest.UsageError(f"HOLDFAST_TESTS={mode}: give full or sample")
+    if MODE not in ("full", "sample", "few"):
+        raise pytest.UsageError(f"HOLDFAST_TESTS={MODE}: give full, sample or few")
     config.stash[_LEFT_OUT] = Counter()
 
 
@@ -50,7 +54,7 @@ def unmeasured() -> dict[str, str]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    if item.get_closest_marker("sampled") is None:
+    if item.get_closest_marker("sampled") is None and not item.nodeid.startswith(UNMEASURED):
         return (yield)
     measured = {name: os.environ.pop(name) for name in set(os.environ) - set(unmeasured())}
     try:
@@ -61,6 +65,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.nodeid.startswith(UNMEASURED):
+            item.add_marker("no_cover")
     if not SAMPLE:
         return
     seen: Counter[tuple[str, str]] = Counter()
@@ -70,8 +77,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         marker = item.get_closest_marker("sampled")
         if marker is None:
-            why = A_FAMILY
-            stays = families[_family(item)] < FAMILY or item.nodeid.startswith(WHOLE) or _is_in_the_eighth(item)
+            is_large = families[_family(item)] >= FAMILY
+            why = A_FAMILY if is_large else BETWEEN
+            stays = item.nodeid.startswith(WHOLE) or _is_in_the_eighth(item) or not (is_large or MODE == "few")
         else:
             why = marker.args[0]
             every: int | None = marker.kwargs.get("every")

@@ -27,6 +27,7 @@ PRINTS = {
         "the app reads:  Ada Lovelace is in good health",
         "the file holds: ^fernet^gAAAA",
     ],
+    "no_server": ["run:complete HELLO ADA", "completed thinking", "{'error': 'Run not found'}"],
     "hello": ["import_airports created", "3376 airports"],
     "idempotent_trigger": [
         "created -> booked 12.50 for pay_31",

@@ -8,10 +8,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+ROOT = Path(__file__).resolve().parent.parent
+UNWANTED = {
+    "typer", "rich", "click", "multiprocessing", "pytest", "hypothesis", "psycopg", "pymysql", "uvicorn", "httpx",
+    "starlette", "fastapi", "django", "flask", "asgiref", "a2wsgi", "werkzeug",
+}  # fmt: skip
 SECONDS = 0.4
 ATTEMPTS = 5
 
@@ -106,10 +113,19 @@ def test_importing_touches_no_file_socket_database_or_process(imported: dict[str
 
 
 def test_importing_leaves_out_what_only_some_users_need(imported: dict[str, Any]) -> None:
-    unwanted = {"typer", "rich", "click", "multiprocessing", "pytest", "hypothesis", "starlette", "psycopg"}
-    assert unwanted.isdisjoint(imported["modules"])
+    assert UNWANTED.isdisjoint(imported["modules"])
     # asyncio itself loads `subprocess` and `socket`; our own modules must not ask for them.
     assert imported["importers"] == []
+
+
+def test_the_routes_are_mounted_without_any_framework_or_server() -> None:
+    assert UNWANTED.isdisjoint(_import("holdfast.http")["modules"])
+
+
+def test_the_extra_for_http_is_all_that_serve_needs() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    assert extras["http"][0] == "holdfast[cli]", "it is a command"
+    assert [extra.partition(">")[0] for extra in extras["cli"] + extras["http"][1:]] == ["typer", "rich", "uvicorn"]
 
 
 PLANTED = {

@@ -21,6 +21,7 @@ MADE = [
     "htmlcov",
     "dist",
     "build",
+    "tests/browser/node_modules",
 ]
 
 

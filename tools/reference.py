@@ -3,7 +3,8 @@
     python tools/reference.py            writes the page
     python tools/reference.py --check    fails if the page is not what it would write
 
-The source is read as text, so that the page is the same on every Python. Only `holdfast.__all__` counts as public.
+The source is read as text, so that the page is the same on every Python. What `holdfast.__all__` and
+`holdfast.client.__all__` list is public.
 """
 # ruff: noqa: T201
 
@@ -40,25 +41,31 @@ ROOMS = {
     "Errors": [],
 }
 
+#: A room of its own: these are imported from somewhere else.
+CLIENT = """## A client of a server
+
+These are imported from `holdfast.client` ([how](../how-to/client.md))."""
+
 HEAD = """# Reference: every public name
 
 <!-- Written by tools/reference.py from the docstrings. Change those, then run it again. -->
 
-Everything here is imported from `holdfast`. Verbs that touch the database give a [`Reply`](#reply): `await` it, or call
-`.wait()`. The settings of an app and of a trigger are on [their own page](options.md), and so are
-[events](events.md) and [errors](errors.md).
+Everything here is imported from `holdfast`, unless it says otherwise. Verbs that touch the database give a
+[`Reply`](#reply): `await` it, or call `.wait()`. The settings of an app and of a trigger are on
+[their own page](options.md), and so are [events](events.md) and [errors](errors.md).
 """
 
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def public_names() -> dict[str, str]:
-    """Each public name, and the module that `holdfast/__init__.py` takes it from."""
-    tree = ast.parse((SOURCE / "__init__.py").read_text("utf-8"))
+def public_names(package: str = "") -> dict[str, str]:
+    """Each public name, and the module that the package takes it from."""
+    tree = ast.parse((SOURCE / package / "__init__.py").read_text("utf-8"))
     names: dict[str, str] = {}
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and node.module:
-            names |= {alias.asname or alias.name: node.module for alias in node.names}
+            home = f"{package}.{node.module}".removeprefix(".")
+            names |= {alias.asname or alias.name: home for alias in node.names}
     (listed,) = [
         node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
     ]
@@ -187,7 +194,7 @@ def entry(name: str, tree: ast.Module) -> Iterator[str]:
     assert isinstance(last, Definition)
     if isinstance(last, ast.ClassDef):
         made = constructor(last)
-        if made and name in ("Holdfast", "NonRetryable", "RunFailed"):
+        if made and name in ("Client", "Holdfast", "NonRetryable", "RunFailed"):
             yield f"```text\n{made}\n```\n"
         if (text := (ast.get_docstring(last) or "").partition("\n\n")[0].replace("\n", " ")) != "":
             yield f"{text}\n"
@@ -212,6 +219,9 @@ def page() -> str:
         lines.append(f"## {room}\n")
         for name in listed:
             lines += entry(name, module(names[name]))
+    lines.append(f"{CLIENT}\n")
+    for name, home in public_names("client").items():
+        lines += entry(name, module(home))
     return "\n".join(lines)
 
 

@@ -24,8 +24,9 @@ import environment
 KINDS = ["postgres", "mariadb"]
 NAMES = {"postgres": "PostgreSQL", "mariadb": "MariaDB"}
 VARIABLES = {"postgres": "HOLDFAST_TEST_POSTGRES", "mariadb": "HOLDFAST_TEST_MYSQL"}
-#: For MariaDB only the programs: the package `mariadb-server` would bring a service along.
-PACKAGES = {"postgres": ["postgresql"], "mariadb": ["mariadb-server-core", "mariadb-client-core"]}
+#: With PostgreSQL comes the pooler that some tests are behind. For MariaDB only the
+#: programs: the package `mariadb-server` would bring a service along.
+PACKAGES = {"postgres": ["postgresql", "pgbouncer"], "mariadb": ["mariadb-server-core", "mariadb-client-core"]}
 SERVERS = str(environment.ROOT / "tests" / "servers.py")
 
 
@@ -40,11 +41,23 @@ def can_install() -> bool:
     return hasattr(os, "getuid") and os.getuid() == 0 and shutil.which("apt-get") is not None
 
 
+def apt_get(packages: List[str]) -> bool:
+    """Install these packages of Debian; whether it went well."""
+    print(f"Installing {' and '.join(packages)} with apt-get …", flush=True)
+    env = dict(environment.environment(), DEBIAN_FRONTEND="noninteractive")
+    for order in (
+        ["apt-get", "update", "-qq"],
+        ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages],
+    ):
+        if subprocess.run(order, env=env, stdin=subprocess.DEVNULL, check=False).returncode != 0:
+            print(f"{' '.join(order)} failed; its message stands above.", flush=True)
+            return False
+    return True
+
+
 def install(kinds: List[str]) -> bool:
     """Install the programs of these servers with apt-get. Nothing is started, now or at the next boot."""
     packages = [package for kind in kinds for package in PACKAGES[kind]]
-    print(f"Installing {' and '.join(packages)} with apt-get …", flush=True)
-    env = dict(environment.environment(), DEBIAN_FRONTEND="noninteractive")
     # PostgreSQL's packages make a cluster of the system unless told not to; and a service starts only where
     # policy-rc.d lets it. Both files are there for the installation only.
     no_cluster = Path("/etc/postgresql-common/createcluster.d/holdfast-tests.conf")
@@ -56,14 +69,7 @@ def install(kinds: List[str]) -> bool:
         if not no_start.exists():
             made += _write(no_start, "#!/bin/sh\nexit 101\n")
             no_start.chmod(0o755)
-        for order in (
-            ["apt-get", "update", "-qq"],
-            ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages],
-        ):
-            if subprocess.run(order, env=env, stdin=subprocess.DEVNULL, check=False).returncode != 0:
-                print(f"{' '.join(order)} failed; its message stands above.", flush=True)
-                return False
-        return True
+        return apt_get(packages)
     finally:
         for path in made:
             path.unlink()

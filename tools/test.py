@@ -3,14 +3,15 @@
     python3 tools/test.py [--python 3.12] [--on postgres] [--workers N] [-- PYTEST ARGUMENTS]
 
 The lowest version runs everything, and also measures branch coverage of the floors that must not be wrong. The
-others leave out what comes out the same on every Python: each test marked `sampled`, see tests/sampling.py. How
-many those were is printed with the reasons, and counted in the table. HOLDFAST_TESTS=full (or sample) in the
-environment is for all versions. A version that is not installed is named and counted.
+highest leaves out what comes out the same on every Python: each test marked `sampled`, see tests/sampling.py; those in
+between run a few. How many were left out is printed with the reasons, and counted in the table. HOLDFAST_TESTS=full (or
+sample, or few) in the environment is for all versions. A version that is not installed is named and counted.
 
 PostgreSQL and MariaDB are started once for all of it (and installed before, where we may: see tools/servers.py). All
 versions test both stores; the lowest also runs the tests of whole apps on each, under the same names as on SQLite,
 but for most of what comes out the same on every database (`elsewhere`).
-A server that can't be had is named and counted; with HOLDFAST_TEST_REQUIRE=all that is a failure.
+A server that can't be had is named and counted; with HOLDFAST_TEST_REQUIRE=all that is a failure. So it is with the
+browser, for the tests of the React client: see tools/browser.py. They are run on the lowest version only.
 
 With HOLDFAST_TEST_UNSTEADY=3 in the environment tests that fail are run once more, alone, if they are no more than
 three in all runs together. Those that pass then are named as UNSTEADY, with all that they printed when they failed:
@@ -35,6 +36,7 @@ from typing import Dict, Iterable, List, NamedTuple, Tuple
 import environment
 from environment import Python
 
+import browser
 import servers
 
 DATABASES = {"sqlite": "SQLite", **servers.NAMES}
@@ -44,6 +46,8 @@ COVERAGE_FLOOR = 95
 #: Seconds for one test. One that takes longer shows what its threads are doing, and fails alone: its process ends, and
 #: another one goes on with the rest. The slowest takes half a minute.
 TEST_LIMIT = 240
+#: Files of tests that are named for how long they took.
+SLOWEST = 12
 #: Seconds for one run of pytest, for whatever else may hang.
 RUN_LIMIT = 3600
 
@@ -84,6 +88,20 @@ def read_report(path: Path, exit_code: int) -> Tuple[int, int, int]:
     return passed, failed, skipped
 
 
+def print_slowest(path: Path) -> None:
+    """The files that took longest, of all workers together: where to look when all of it takes too long."""
+    took: Dict[str, float] = {}
+    try:
+        for case in ElementTree.parse(str(path)).getroot().iter("testcase"):
+            name = case.get("classname", "")
+            took[name] = took.get(name, 0.0) + float(case.get("time", 0))
+    except (OSError, ElementTree.ParseError):
+        return
+    print(f"{sum(took.values()):.0f} s of tests, and most of it in:")
+    for name, seconds in sorted(took.items(), key=lambda one: -one[1])[:SLOWEST]:
+        print(f"{seconds:>7.0f} s  {name.replace('.', '/')}", flush=True)
+
+
 def _failed_tests(cache: Path) -> List[str]:
     """The names of those that failed; nothing if pytest did not live to say so."""
     try:
@@ -95,8 +113,9 @@ def _failed_tests(cache: Path) -> List[str]:
 def run_tests(
     python: Python, database: str, mode: str, covered: bool, workers: int, extra: List[str], bear: int
 ) -> Result:
-    """The suite on one Python and database: `full`, or without most of what is the same on every Python (`sample`).
+    """The suite on one Python and database.
 
+    `full`, or without most of what is the same on every Python (`sample`), or without most of all (`few`).
     Of tests that fail, `bear` at most are run again.
     """
     print(f"\n━━ Python {python.name}.{python.patch} on {DATABASES[database]} ━━", flush=True)
@@ -125,6 +144,7 @@ def run_tests(
         if code == 130:
             raise KeyboardInterrupt
         passed, failed, skipped = read_report(report, code)
+        print_slowest(report)
         unsteady = _failed_tests(cache)
         if code != 0 and failed == len(unsteady) <= bear:
             print(f"\n── once more, alone: {', '.join(unsteady)} ──", flush=True)
@@ -138,6 +158,13 @@ def run_tests(
             left_out += sum(json.loads(elsewhere.read_text())["left_out"].values())
     seconds = time.monotonic() - started
     return Result(python.name, database, passed, failed, skipped, left_out, seconds, unsteady)
+
+
+def _mode(python: Python, database: str, chosen: List[Python]) -> str:
+    """How much to run on this Python, among those that are chosen."""
+    if python is chosen[0]:
+        return "full" if database == "sqlite" else "sample"
+    return "sample" if python is chosen[-1] else "few"
 
 
 def report_coverage(python: Python, without: Iterable[str]) -> bool:
@@ -161,7 +188,9 @@ def report_coverage(python: Python, without: Iterable[str]) -> bool:
     return environment.run_in(venv, [*arguments, f"--fail-under={COVERAGE_FLOOR}", "--precision=1"]) == 0
 
 
-def print_table(results: List[Result], missing: List[str], troubles: Dict[str, str]) -> None:
+def print_table(
+    results: List[Result], missing: List[str], troubles: Dict[str, str], without_browser: List[str]
+) -> None:
     print("\nPython  database    passed  failed  skipped  left out  seconds")
     for result in results:
         print(
@@ -175,12 +204,15 @@ def print_table(results: List[Result], missing: List[str], troubles: Dict[str, s
         print(f"{name:<8}  NOT TESTED: Python {name} is not installed")
     for kind, trouble in troubles.items():
         print(f"{DATABASES[kind]:<10}NOT TESTED: {trouble}")
+    for what in without_browser:
+        print(f"{'browser':<10}NOT TESTED: there is no {what}")
     for result in results:
         for name in result.unsteady:
             where = f"Python {result.name} on {DATABASES[result.database]}"
             print(f"UNSTEADY: {name} failed on {where}, and passed alone: see above, and find out why")
     print(f"\n{len({result.name for result in results})} Python versions tested, {len(missing)} not tested", flush=True)
     print(f"{len(DATABASES) - len(troubles)} databases to be had, {len(troubles)} not tested", flush=True)
+    print(f"{0 if without_browser else 1} browser to be had, {1 if without_browser else 0} not tested", flush=True)
 
 
 def main() -> int:
@@ -209,6 +241,13 @@ def main() -> int:
 
     venv = environment.prepare_dev(chosen[0] if chosen else environment.choose(pythons))
     servers.prepare(venv)
+    all_in_full = os.environ.get("HOLDFAST_TESTS") == "full"
+    in_full = [environment.prepare_dev(python) for python in chosen] if all_in_full else [venv]
+    if options.on not in ("", "sqlite"):
+        in_full = []
+    without_browser = sorted({what for each in in_full for what in browser.prepare(each)})
+    for what in without_browser:
+        print(f"NOT TESTED: in a browser. There is no {what}", flush=True)
     running = servers.Running(venv)
     try:
         os.environ.update(running.addresses)
@@ -217,16 +256,16 @@ def main() -> int:
             print(f"NOT TESTED: {trouble}", flush=True)
 
         # Coverage of a selection of the tests, or of another version than usual, would only mislead.
-        selected = options.extra or options.python or options.on or os.environ.get("HOLDFAST_TESTS") == "sample"
-        covered = chosen[0] if chosen and not selected else None
         asked_mode = os.environ.get("HOLDFAST_TESTS", "")
+        selected = options.extra or options.python or options.on or asked_mode in ("sample", "few")
+        covered = chosen[0] if chosen and not selected else None
         runs = [(python, "sqlite") for python in chosen]
         runs[1:1] = [(chosen[0], kind) for kind in servers.KINDS if chosen and kind not in troubles]
         results: List[Result] = []
         allowed = int(os.environ.get("HOLDFAST_TEST_UNSTEADY", "0"))
         for python, database in runs:
             if options.on in ("", database):
-                mode = asked_mode or ("full" if python is chosen[0] and database == "sqlite" else "sample")
+                mode = asked_mode or _mode(python, database, chosen)
                 bear = allowed - sum(len(result.unsteady) for result in results)
                 results.append(
                     run_tests(python, database, mode, python is covered, options.workers, options.extra, bear)
@@ -239,15 +278,18 @@ def main() -> int:
     else:
         print("\nCoverage is measured only by a full run over all versions.")
 
-    print_table(results, missing, troubles)
+    print_table(results, missing, troubles, without_browser)
     passed = sum(result.passed for result in results)
     failed = sum(result.failed for result in results)
     skipped = sum(result.skipped for result in results)
     if not well_covered:
         print(f"Branch coverage of {', '.join(COVERED)} could not be shown to be {COVERAGE_FLOOR} %: see above")
-    lacking = bool(troubles) and os.environ.get("HOLDFAST_TEST_REQUIRE") == "all"
+    lacking = bool(troubles or without_browser) and os.environ.get("HOLDFAST_TEST_REQUIRE") == "all"
     if lacking:
-        print(f"HOLDFAST_TEST_REQUIRE=all, and {len(troubles)} databases could not be had: see above")
+        print(
+            f"HOLDFAST_TEST_REQUIRE=all, and {len(troubles)} databases could not be had, {len(without_browser)} "
+            "things for the browser: see above"
+        )
     print(f"{passed} passed, {failed} failed, {skipped} skipped", flush=True)
     return 0 if passed and not failed and well_covered and not lacking else 1
 
