@@ -127,9 +127,14 @@ class Stream:
 
     async def until(self, type: str, run_id: str | None = None) -> dict[str, Any]:
         """The next event of this type, and run."""
-        while (event := await self.event()) is not None:
-            if event["type"] == type and run_id in (None, event["runId"]):
-                return event
+        # Also of the whole: a stream that says nothing but that it is there would be waited for without end.
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while (event := await self.event()) is not None:
+                    if event["type"] == type and run_id in (None, event["runId"]):
+                        return event
+        except TimeoutError:
+            raise AssertionError(f"no {type} within {PATIENCE} seconds: {self.text}") from None
         raise AssertionError(f"the stream ended before {type}: {self.text}")
 
     async def rest(self) -> list[dict[str, Any]]:

@@ -131,11 +131,12 @@ def run_tests(
         }
         cache = Path(folder, "cache")
         arguments = ["python", "-m", "pytest", "-q", "-o", f"cache_dir={cache}"]
-        alone = [*arguments, "-o", f"faulthandler_timeout={TEST_LIMIT}"]
-        arguments.append(f"--junitxml={report}")
         if workers > 0:  # one, too, is a process of its own, which can be ended
-            arguments += ["-n", str(workers), "--dist=worksteal"]
             arguments += ["-o", f"faulthandler_timeout={TEST_LIMIT}", "-o", "faulthandler_exit_on_timeout=true"]
+        alone = list(arguments)
+        arguments.append(f"--junitxml={report}")
+        if workers > 0:
+            arguments += ["-n", str(workers), "--dist=worksteal"]
         if covered:
             measured = ["--cov=holdfast", "--cov-branch", "--cov-report="]
             arguments += measured + (["--cov-append"] if database != "sqlite" else [])

@@ -13,6 +13,7 @@ import pytest
 from asking import Asking
 from holdfast import Event, Holdfast, Step, job
 from holdfast.commit.reply import Reply, answer
+from holdfast.engine import feed
 from holdfast.http.stream import Shared
 from house import House, Stuck, until
 
@@ -48,6 +49,11 @@ async def talking(step: Step) -> None:
 async def nothing() -> None: ...
 
 
+def is_subscribed(app: Holdfast, run_id: str) -> bool:
+    """Whether somebody is told of the run who has read how it stood."""
+    return any(one._trail.begun for one in app._engine.subscriptions.of(run_id))
+
+
 # -- one run -------------------------------------------------------------------------------------------------------
 
 
@@ -72,7 +78,7 @@ def test_a_run_is_followed_from_its_beginning_to_its_end(house: House) -> None:
             run_id = await ask.trigger("counted", {"rows": 2})
             async with ask.stream("/subscribe", {"runId": run_id}) as stream:
                 reading = asyncio.ensure_future(stream.rest())
-                await until(lambda: app._engine.subscriptions.of(run_id))
+                await until(lambda: is_subscribed(app, run_id))
                 assert await app.process_one()
                 events = await reading
             types = [event["type"] for event in events]
@@ -118,7 +124,7 @@ def test_log_lines_are_told_without_debug_and_warnings_are_called_warn(house: Ho
             run_id = await ask.trigger("talking")
             async with ask.stream("/subscribe", {"runId": run_id}) as stream:
                 reading = asyncio.ensure_future(stream.rest())
-                await until(lambda: app._engine.subscriptions.of(run_id))
+                await until(lambda: is_subscribed(app, run_id))
                 await app.process_one()
                 events = await reading
             lines = [event for event in events if event["type"] == "log:write"]
@@ -138,7 +144,7 @@ def test_an_output_of_nothing_is_left_out_of_a_live_event_and_null_in_a_later_on
             run_id = await ask.trigger("nothing")
             async with ask.stream("/subscribe", {"runId": run_id}) as stream:
                 reading = asyncio.ensure_future(stream.rest())
-                await until(lambda: app._engine.subscriptions.of(run_id))
+                await until(lambda: is_subscribed(app, run_id))
                 await app.process_one()
                 assert "output" not in (await reading)[-1]
             async with ask.stream("/subscribe", {"runId": run_id}) as stream:
@@ -155,7 +161,7 @@ def test_a_failure_names_the_step_that_failed_while_it_is_live(house: House) -> 
             run_id = await ask.trigger("failing")
             async with ask.stream("/subscribe", {"runId": run_id}) as stream:
                 reading = asyncio.ensure_future(stream.rest())
-                await until(lambda: app._engine.subscriptions.of(run_id))
+                await until(lambda: is_subscribed(app, run_id))
                 await app.process_one()
                 *_, step, end = await reading
             assert (step["type"], step["stepName"]) == ("step:fail", "read")
@@ -238,7 +244,7 @@ def test_a_run_that_another_process_executes_is_followed_as_any_other(house: Hou
             run_id = await ask.trigger("counted", {"rows": 3})
             async with ask.stream("/subscribe", {"runId": run_id}) as stream:
                 reading = asyncio.ensure_future(stream.rest())
-                await until(lambda: web._engine.subscriptions.of(run_id))
+                await until(lambda: is_subscribed(web, run_id))
                 await worker.process_one()
                 events = await reading
             assert [event["type"] for event in events] == ["run:leased", *["step:complete"] * 3, "run:complete"]
@@ -303,7 +309,7 @@ def test_a_slow_reader_loses_the_oldest_events_is_told_so_and_still_gets_the_end
             run_id = await ask.trigger("chatty")
             async with ask.stream("/subscribe", {"runId": run_id}) as stream:
                 first = asyncio.ensure_future(stream.event())
-                await until(lambda: app._engine.subscriptions.of(run_id))
+                await until(lambda: is_subscribed(app, run_id))
                 await app.process_one()
                 await app.wait_for_run(run_id)
                 await first
@@ -423,6 +429,11 @@ def test_it_goes_by_jobs_and_labels(house: House) -> None:
     asyncio.run(main())
 
 
+def is_followed(app: Holdfast, run_id: str) -> bool:
+    one = app._engine.feed._followed.get(run_id)
+    return one is not None and one._trail.begun
+
+
 def test_what_another_process_does_is_told_too(house: House) -> None:
     async def main() -> None:
         async with (
@@ -432,7 +443,7 @@ def test_what_another_process_does_is_told_too(house: House) -> None:
             ask, there = Asking(web), Asking(other)
             before = await there.trigger("counted", {"rows": 1})
             async with ask.stream("/runs/subscribe") as stream:
-                await until(lambda: before in web._engine.feed._followed)
+                await until(lambda: is_followed(web, before))
                 await other.process_one()
                 await stream.until("run:leased", before)
                 assert (await stream.until("step:complete", before))["stepName"] == "row-0"
@@ -447,6 +458,34 @@ def test_what_another_process_does_is_told_too(house: House) -> None:
                 await stream.until("run:cancel", cancelled)
                 await there.delete("/run", {"runId": cancelled})
             assert web._engine.feed._followed == {}
+
+    asyncio.run(main())
+
+
+def test_a_run_that_was_seen_pending_is_told_to_be_leased_although_it_is_so_when_its_state_is_read(
+    house: House, stuck: Stuck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @job
+    async def held(step: Step) -> None:
+        await step.run("hang", stuck.hang)
+
+    late: list[feed._Elsewhere] = []
+    begin = feed._Elsewhere.begin
+    monkeypatch.setattr(feed._Elsewhere, "begin", lambda one: late.append(one))
+
+    async def main() -> None:
+        async with house.app(held, worker=False) as web, house.app(held, worker=False) as other:
+            ask, there = Asking(web), Asking(other)
+            run_id = await there.trigger("held")
+            async with ask.stream("/runs/subscribe") as stream:
+                await until(lambda: late)
+                executing = asyncio.ensure_future(other.process_one())
+                await stuck.came()
+                begin(late[0])
+                await stream.until("run:leased", run_id)
+                stuck.let_go()
+                await stream.until("run:complete", run_id)
+                await executing
 
     asyncio.run(main())
 
@@ -571,7 +610,7 @@ def test_a_stream_ends_when_the_app_is_stopped(house: House) -> None:
         run_id = await ask.trigger("nothing")
         async with ask.stream("/runs/subscribe") as all_runs, ask.stream("/subscribe", {"runId": run_id}) as one:
             reading = [asyncio.ensure_future(stream.rest()) for stream in (all_runs, one)]
-            await until(lambda: app._engine.subscriptions.of(run_id))
+            await until(lambda: is_subscribed(app, run_id))
             await app.stop()
             assert await asyncio.gather(*reading) == [[], []]
         assert ask.handler.streams == 0

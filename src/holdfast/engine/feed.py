@@ -333,7 +333,9 @@ class Feed:
             return None
         if len(self._followed) >= MOST_FOLLOWED or not self._goes_on_elsewhere(run):
             return None
-        one = self._followed[run.id] = _Elsewhere(self, run, with_snapshot=not begins)
+        # A lease that is there when its state is read, a moment later, is news unless it was there by now.
+        is_news = not begins or run.lease_owner is None
+        one = self._followed[run.id] = _Elsewhere(self, run, with_snapshot=is_news)
         return one
 
     def _goes_on_elsewhere(self, run: Passing) -> bool:
