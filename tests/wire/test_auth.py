@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from asking import Answer, Asking
+from asking import PATIENCE, Answer, Asking
 from holdfast import Children, Holdfast, Run, ValidationError, job
 from holdfast.http import Auth, Insecure, Need, Reject, Request
 from holdfast.http.routes import ROUTES, Route
@@ -200,6 +203,25 @@ def test_t4_a_hook_that_raises_or_says_false_is_a_refusal(answer: Any, is_async:
     run(test, house, auth=Auth(authenticate=slow if is_async else plain))
 
 
+HANGING = """
+import asyncio, logging, threading
+from holdfast import Holdfast
+from holdfast.http import Auth, Request
+import holdfast.http.auth
+
+logging.disable()
+holdfast.http.auth.PATIENCE = 0.05
+never = threading.Event()
+
+async def main():
+    async with Holdfast("sqlite://") as app:
+        handler = app.handler(auth=Auth(authenticate=lambda _: never.wait()))
+        print((await handler.handle(Request("GET", "/runs", "", {}, b"", None))).status)
+
+asyncio.run(main())
+"""
+
+
 def test_t4_a_hook_that_takes_too_long_is_a_refusal(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("holdfast.http.auth.PATIENCE", 0.02)
 
@@ -210,6 +232,29 @@ def test_t4_a_hook_that_takes_too_long_is_a_refusal(house: House, monkeypatch: p
         assert (await ask.get("/runs")).status == 500
 
     run(test, house, auth=Auth(authenticate=never))
+
+
+def test_t4_plain_hooks_that_never_return_are_refusals_and_keep_no_more_than_so_many_threads(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("holdfast.http.auth.PATIENCE", 0.02)
+    monkeypatch.setattr("holdfast.http.aside.MOST", 2)
+    may_return = threading.Event()
+
+    async def test(ask: Asking) -> None:
+        try:
+            assert [(await ask.get("/runs")).status for _ in range(4)] == [500, 500, 503, 503]
+        finally:
+            may_return.set()
+
+    run(test, house, auth=Auth(authenticate=lambda _: may_return.wait(PATIENCE)))
+
+
+def test_t4_a_server_stops_although_a_hook_never_returns() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HANGING], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "500\n", "")
 
 
 def test_t4_a_scope_hook_that_forgets_its_return_shows_nothing(house: House) -> None:

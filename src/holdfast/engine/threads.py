@@ -66,6 +66,11 @@ class Threads:
                 self._threads.add(thread)
         return reply
 
+    @property
+    def under_way(self) -> int:
+        """Calls that have not returned."""
+        return len(self._busy) + len(self._calls)
+
     def _serve(self) -> None:
         try:
             self._serve_calls()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import fields, replace
 from datetime import datetime
@@ -32,6 +30,7 @@ from ..job import Job, SleepingJob
 from ..managing import _NOTHING
 from ..model.retry import Retry
 from ..run import Run
+from .aside import aside
 from .asked import Asked
 from .auth import called
 from .messages import Reject, Response, json_response
@@ -175,9 +174,9 @@ async def _input(job: Job[..., Any], body: Mapping[str, Any]) -> str:
     if not isinstance(given, dict):
         what = "missing" if "input" not in body else "no object"
         raise ValidationError(f"Invalid input: it is {what}; give an object by parameter name.")
-    if asked_at_triggers(definition) and sys.platform != "emscripten":
+    if asked_at_triggers(definition):
         # The user's own code: it may take its time, and the loop serves all streams.
-        return await asyncio.to_thread(encode_object, definition, given)
+        return await aside(encode_object, definition, given)
     return encode_object(definition, given)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypedDict
@@ -19,6 +18,7 @@ from pydantic_core import to_json
 from ..basis.errors import HoldfastError, StoreError, ValidationError
 from ..basis.text import error_text, shown
 from ..engine.registry import checked_labels
+from .aside import aside
 from .messages import Reject, Request
 
 #: Seconds that a hook may take.
@@ -98,8 +98,8 @@ async def called(name: str, hook: Callable[..., Any], *args: Any) -> Any:
 
 async def _given(hook: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     is_async = inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(getattr(hook, "__call__", None))  # noqa: B004
-    # In a thread: it may ask a database of its own, and the loop serves all streams. A browser has no threads.
-    given = hook(*args) if is_async or sys.platform == "emscripten" else await asyncio.to_thread(hook, *args)
+    # It may ask a database of its own, and the loop serves all streams.
+    given = hook(*args) if is_async else await aside(hook, *args)
     if isinstance(given, Awaitable):
         given = await given
     return given
