@@ -48,7 +48,7 @@ storm:
 	@echo "The same on PostgreSQL, whose server is restarted meanwhile."
 	$(TOOL) tools/environment.py dev python tests/storm/storm.py --on postgres $(if $(ARGS),$(ARGS),--seed 1 --minutes 10)
 	@echo "Crash campaign: a process dies at every point that the crash tests enumerate."
-	$(TOOL) tools/environment.py dev python -m pytest tests/crash -q
+	$(TOOL) tools/environment.py dev env HOLDFAST_CRASH=all python -m pytest tests/crash -q
 	@echo "Mutants: each guard is taken out once; somebody has to notice."
 	$(TOOL) tools/environment.py dev python tests/mutants/hunt.py
 

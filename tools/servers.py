@@ -24,17 +24,19 @@ import environment
 KINDS = ["postgres", "mariadb"]
 NAMES = {"postgres": "PostgreSQL", "mariadb": "MariaDB"}
 VARIABLES = {"postgres": "HOLDFAST_TEST_POSTGRES", "mariadb": "HOLDFAST_TEST_MYSQL"}
-#: With PostgreSQL comes the pooler that some tests are behind. For MariaDB only the
-#: programs: the package `mariadb-server` would bring a service along.
-PACKAGES = {"postgres": ["postgresql", "pgbouncer"], "mariadb": ["mariadb-server-core", "mariadb-client-core"]}
+#: The pooler is one of PostgreSQL, which some tests are behind. For MariaDB only the programs: the package
+#: `mariadb-server` would bring a service along.
+PACKAGES = {"postgres": ["postgresql"], "pooler": ["pgbouncer"], "mariadb": ["mariadb-server-core", "mariadb-client-core"]}
 SERVERS = str(environment.ROOT / "tests" / "servers.py")
 
 
 def missing(venv: Path) -> List[str]:
-    """The kinds of server whose programs are not here, and which no variable points to."""
+    """The kinds of server whose programs are not here, and which no variable points to; and the pooler."""
     python = environment.command(venv, "python")
     done = subprocess.run([python, SERVERS, "missing"], stdout=subprocess.PIPE, check=True)
-    return [kind for kind in done.stdout.decode().split() if not os.environ.get(VARIABLES[kind])]
+    lacking = [kind for kind in done.stdout.decode().split() if not os.environ.get(VARIABLES[kind])]
+    path = os.environ.get("PATH", os.defpath) + os.pathsep + "/usr/sbin"
+    return lacking if shutil.which("pgbouncer", path=path) else [*lacking, "pooler"]
 
 
 def can_install() -> bool:

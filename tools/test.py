@@ -66,6 +66,11 @@ class Result(NamedTuple):
 
 
 def _workers() -> int:
+    """One more than there are cores: much of the time a test waits for other processes."""
+    return _cores() + 1
+
+
+def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -26,7 +26,7 @@ from sampling import unmeasured
 
 HERE = Path(__file__).parent
 ALL = os.environ.get("HOLDFAST_CRASH") == "all"
-EVERY = 1 if crash_places.ON == "sqlite" or ALL else 7
+EVERY = 1 if ALL else 3 if crash_places.ON == "sqlite" else 7
 """Of the cases that are not about a commit one in so many is tried; the others are counted. Odd: most come in pairs."""
 TRIES = 3
 """How often a fault may not come about: which rounds share a commit depends on who is faster, on a busy machine."""

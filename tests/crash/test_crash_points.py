@@ -5,7 +5,7 @@ lease), healthy ones recover, and the checker looks at the database, its audit, 
 
     HOLDFAST_TEST_ON=postgres HOLDFAST_CRASH=all python -m pytest tests/crash/test_crash_points.py -q
 
-tries every case on PostgreSQL; without HOLDFAST_CRASH=all, on a server, a sample of them.
+tries every case on PostgreSQL; without HOLDFAST_CRASH=all a sample of them: on SQLite a third, with every commit.
 """
 
 from __future__ import annotations
