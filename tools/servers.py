@@ -26,7 +26,11 @@ NAMES = {"postgres": "PostgreSQL", "mariadb": "MariaDB"}
 VARIABLES = {"postgres": "HOLDFAST_TEST_POSTGRES", "mariadb": "HOLDFAST_TEST_MYSQL"}
 #: The pooler is one of PostgreSQL, which some tests are behind. For MariaDB only the programs: the package
 #: `mariadb-server` would bring a service along.
-PACKAGES = {"postgres": ["postgresql"], "pooler": ["pgbouncer"], "mariadb": ["mariadb-server-core", "mariadb-client-core"]}
+PACKAGES = {
+    "postgres": ["postgresql"],
+    "pooler": ["pgbouncer"],
+    "mariadb": ["mariadb-server-core", "mariadb-client-core"],
+}
 SERVERS = str(environment.ROOT / "tests" / "servers.py")
 
 
