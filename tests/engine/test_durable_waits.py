@@ -290,6 +290,37 @@ def test_s6_a_wait_that_is_over_is_over_in_the_next_attempt(house: House) -> Non
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("warm_for", [0, 5])
+def test_s6_a_signal_that_came_too_late_stays_too_late_in_the_next_attempt(house: House, warm_for: float) -> None:
+    done: list[str] = []
+    sent = asyncio.Event()
+
+    @job(retry=Retry(max_retries=1))
+    async def approval(step: Step) -> str:
+        if step.attempt == 1:
+            await sent.wait()
+        try:
+            await step.wait_for_signal("approval", timeout=0.2)
+        except TimeoutError as error:
+            await step.run("reject", done.append, "rejected")
+            if step.attempt == 0:
+                raise ConnectionError("no mail") from None
+            return str(error)
+        await step.run("ship", done.append, "shipped")
+        return "shipped"
+
+    async def main() -> None:
+        async with house.app(approval, warm_for=warm_for) as app:
+            run = await app.jobs.approval.trigger()
+            await until(lambda: done)
+            await app.send_signal(run.id, "approval", True)
+            sent.set()
+            assert await run.result(timeout=PATIENCE) == "no signal 'approval' came in time"
+            assert done == ["rejected"]
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("nap", [30 * DAY, 3], ids=["suspended", "in memory"])
 @pytest.mark.parametrize("takes", [4, 6])
 def test_s4_the_timeout_counts_what_an_attempt_runs_and_not_what_it_waits(

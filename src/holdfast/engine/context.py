@@ -298,8 +298,8 @@ class Step(_StepBase):
         """The value of the oldest signal of this name that was sent to this run and not taken yet.
 
         Sent by `app.send_signal(run_id, name, value)`, before or after it is waited for. `type` says what it is to be;
-        what can't be read as that fails the run. `TimeoutError` if none has come in time. Taking it and saving it are
-        one commit: each signal is taken once.
+        what can't be read as that fails the run. `TimeoutError` if none has come in time, and so in every retry of the
+        run. Taking it and saving it are one commit: each signal is taken once.
         """
         return self._waits.begin(*self._waits.asking.signal(name, type, timeout))
 

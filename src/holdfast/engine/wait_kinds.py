@@ -49,6 +49,8 @@ class Wait:
     """Microseconds from the moment when it is written down."""
     until: int | None = None
     signal: str | None = None
+    outlasts_attempts: bool = False
+    """What it came to counts in a retry, too, also when that was a failure."""
     resumed: bool = False
     """An earlier execution has begun to wait."""
 
@@ -91,6 +93,8 @@ class Signal(Wait):
     """A signal of this name, for so long."""
 
     kind: str = "signal"
+    # A retry that waited again could take the other way through the function, after all that was done on the first.
+    outlasts_attempts: bool = True
 
     def __init__(self, name: str, timeout: int | None, annotation: Any) -> None:
         self.signal: str | None = name

@@ -127,7 +127,7 @@ class Waits:
             if saved is not None or steps._history.more:
                 saved = await steps._find(place.key, saved)
             opened = steps._open(place.key, no_function, (), {}, wait.how)._replace(fingerprint=wait.mark)
-            if saved is not None and steps._counts(saved):
+            if saved is not None and (wait.outlasts_attempts or steps._counts(saved)):
                 return await self._replayed(wait, saved, opened)
             attempt = steps._begin(opened, is_new=False)
             result = await self._over(wait, opened, branch)
