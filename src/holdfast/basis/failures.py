@@ -88,7 +88,7 @@ def keep_failure(error: Exception) -> tuple[Failure, Exception]:
         type=clean(f"{kind.__module__}:{kind.__qualname__}", 500),
         message=fit(error),
         args=None,
-        traceback=_shown_traceback(error),
+        traceback=shown_traceback(error),
     )
     while failure.size > LONGEST_ERROR:
         less = fit(failure.message, len(failure.message.encode()) // 2)
@@ -174,7 +174,8 @@ def _attributes(error: Exception) -> dict[str, Any]:
     return {name: value for name, value in vars(error).items() if name != "__notes__"}
 
 
-def _shown_traceback(error: BaseException) -> str | None:
+def shown_traceback(error: BaseException) -> str | None:
+    """Its last frames and what led to it, at most `LONGEST_TRACEBACK` bytes; None if it can't be shown."""
     try:
         return _traceback(error)
     except Exception:  # an error may have hooks on its every attribute

@@ -31,7 +31,7 @@ from .context import Step, SyncStep, Unwind, current
 from .family import Children
 from .limits import NO_LIMITS, Limits
 from .notes import Notes
-from .outcome import Outcome, alone, outcome_of
+from .outcome import Outcome, alone, log_failure, outcome_of
 from .parents import Parent, finalize_arguments
 from .registry import JobDefinition
 from .signals import AbortSignal
@@ -243,7 +243,9 @@ class Execution:
                 # Somebody outside cancels this process's work: that is no failure of the run.
                 return Outcome(Cause.RELEASE)
             error = (self._steps and self._steps.fatal) or error
-            return self.limits.after(outcome_of(error), alone(error), self.engine.clock.now(), self.engine.chance)
+            outcome = self.limits.after(outcome_of(error), alone(error), self.engine.clock.now(), self.engine.chance)
+            log_failure(self.row, outcome, error)
+            return outcome
 
     def _ends_us(self, error: BaseException) -> bool:
         """Whether this is about the process, or the loop, and not about the run."""

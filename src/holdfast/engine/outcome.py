@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from typing import NamedTuple, cast
 
 from ..basis.errors import CancelRun, NonRetryable, TimedOut
-from ..basis.text import clean, fit
+from ..basis.failures import shown_traceback
+from ..basis.text import clean, error_text, fit
+from ..model.run import RunRow
 from ..rules.lifecycle import Cause
+
+_log = logging.getLogger("holdfast.runs")
 
 _LONGEST_TYPE = 255
 
@@ -51,6 +56,16 @@ def _meant(error: BaseException) -> Outcome:
     kind = error.kind if isinstance(error, NonRetryable) and error.kind else type(error).__qualname__
     kind = clean(kind, _LONGEST_TYPE)
     return Outcome(Cause.FAIL, error=fit(error) or kind, error_type=kind)
+
+
+def log_failure(run: RunRow, outcome: Outcome, error: BaseException) -> None:
+    """Tell the log where the function broke: the database keeps what an error says, and of steps only where it was."""
+    again = outcome.cause is Cause.RETRY
+    level = logging.INFO if again else logging.WARNING
+    if outcome.cause in (Cause.FAIL, Cause.TIME_OUT, Cause.RETRY) and _log.isEnabledFor(level):
+        where = shown_traceback(error) or error_text(error)
+        what = f"retried in {outcome.delay / 1e6:g} s" if again else "it has failed"
+        _log.log(level, "run %s of %s, attempt %d: %s\n%s", run.id, run.job_name, run.attempt + 1, what, where.rstrip())
 
 
 def alone(error: BaseException) -> BaseException:
