@@ -20,6 +20,7 @@ import databases
 import servers
 from deaf_link import DeafLink
 from holdfast import Holdfast, Run
+from holdfast.commit.reply import Reply
 
 pytestmark = pytest.mark.sampled("what a server does is the same on every Python", every=8)
 
@@ -80,6 +81,13 @@ def watching(url: str, **options: Any) -> Iterator[tuple[Holdfast, Any]]:
     app.init().wait(LONG)
     yield app, hold
     app.stop().wait(LONG)
+
+
+def until(told: Callable[[], bool], what: str = "") -> None:
+    end = time.monotonic() + LONG
+    while not told():
+        assert time.monotonic() < end, what
+        threading.Event().wait(0.01)
 
 
 def took(act: Callable[[], object]) -> float:
@@ -183,6 +191,40 @@ def test_a_worker_that_is_told_starts_at_once(tmp_path: Path, postgres_url: str)
         worker.tell("end")
         worker.end()
     assert statistics.median(map(started, ended)) < 1, [started(run) for run in ended]
+
+
+def test_who_begins_to_wait_after_the_word_of_the_end_is_told_of_it(
+    tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("holdfast.engine.watcher._WAITING_TOLD", databases.UNHURRIED)
+    with (
+        watching(postgres_url, polling_interval=databases.UNHURRIED) as (app, hold),
+        a_worker(tmp_path / "app.db", url=postgres_url) as worker,
+    ):
+        ready(worker)
+        watcher, awaited = app._engine.watcher, Reply[Any]("end")
+        hold.trigger(1).wait(LONG).wait().wait(LONG)  # from now on this process is told
+        run = hold.trigger(2).wait(LONG)
+        until(lambda: run.id in watcher._passed)
+        until(lambda: time.monotonic() - watcher._all_passed_at > 1, "it was told of this very run")
+        app._engine.hub.expect(run.id, awaited)
+        assert awaited.wait(LONG).output == "2"
+        worker.tell("end")
+        worker.end()
+
+
+def test_nobody_looks_for_a_run_that_is_waited_for_where_its_end_will_be_told(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    with watching(postgres_url, polling_interval=databases.UNHURRIED) as (app, hold):
+        run = hold.trigger(1).wait(LONG)
+        watcher, gone = app._engine.watcher, Reply[Any]("end")
+        watcher.start()
+        until(lambda: watcher._watching is not None and watcher._watching.pace == "told" and not watcher._again)
+        until(lambda: time.monotonic() - watcher._all_passed_at > 1)
+        app._engine.hub.expect(run.id, gone)
+        assert not watcher._again
+        app._engine.hub.forget(run.id, gone)
 
 
 def test_w1_without_any_notification_a_run_starts_when_it_is_looked_for(tmp_path: Path, postgres_url: str) -> None:

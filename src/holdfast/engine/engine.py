@@ -348,9 +348,9 @@ class Engine:
         rows._subscribe(looked)
         self.reader.ask(lambda c: self.store.find_runs(c, RunFilter(ids=run_ids)), rows)
 
-    def _somebody_waits(self) -> None:
+    def _somebody_waits(self, run_id: str) -> None:
         if not self.options.inline:
-            self.watcher.look_again()
+            self.watcher.await_run(run_id)
 
     # -- ends --------------------------------------------------------------------------------------------------
 

@@ -81,7 +81,7 @@ class Hub:
         self._said_at: float | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
-        self.on_waiting: Callable[[], None] = lambda: None
+        self.on_waiting: Callable[[str], None] = lambda _: None
 
     # -- listeners ---------------------------------------------------------------------------------------------
 
@@ -313,7 +313,7 @@ class Hub:
         """Answer the reply with the run's row once it has ended."""
         with self._lock:
             self._waiters.setdefault(run_id, []).append(reply)
-        self.on_waiting()
+        self.on_waiting(run_id)
 
     def forget(self, run_id: str, reply: Reply[Any]) -> None:
         """Nobody waits for this reply any more."""

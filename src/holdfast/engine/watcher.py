@@ -35,6 +35,9 @@ _GAP = 0.005
 _FOLLOWING = 0.05
 _WAITING_TOLD, _WAITING = 0.5, 0.05
 _HOLDING = 0.5
+#: Runs of which it is remembered that we were told of them; seconds for which, after other words, that may be any run.
+_MOST_PASSED = 1000
+_PASSED_FOR = 1.0
 
 _steady = SystemClock().steady
 
@@ -62,6 +65,9 @@ class Watcher:
         self._stopping = False
         self._closed = False
         self._again = False
+        self._passed: dict[str, None] = {}
+        """Runs that we were told of lately, whether or not somebody waited for them."""
+        self._all_passed_at = -_PASSED_FOR
         self.order: Callable[[], ClaimOrder | None] = lambda: None
         """What the worker could claim now; None if it could take nothing."""
         self.found: Callable[[], None] = lambda: None
@@ -88,6 +94,26 @@ class Watcher:
         elif self._resting and (watching := self._watching) is not None:
             watching.rouse()
 
+    def await_run(self, run_id: str) -> None:
+        """Somebody waits for this run from now on, and is on the list; its end may have come just before."""
+        watching = self._watching
+        # Who is told looks only if the word may have come too early: what comes from now on finds who waits. To look at
+        # each run that somebody waits for would cost more than the run.
+        if self._thread is None or watching is None or watching.pace != "told" or self._may_have_passed(run_id):
+            self.look_again()
+
+    def _may_have_passed(self, run_id: str) -> bool:
+        return run_id in self._passed or _steady() - self._all_passed_at < _PASSED_FOR
+
+    def _note(self, news: News) -> None:
+        """Before anybody looks who waits: who comes later finds it noted."""
+        if news.runs is None:
+            self._all_passed_at = _steady()
+            return
+        self._passed.update(dict.fromkeys(news.runs))
+        while len(self._passed) > _MOST_PASSED:
+            del self._passed[next(iter(self._passed))]
+
     def open(self) -> None:
         """Whoever waits from now on may start it (again)."""
         self._closed = False
@@ -113,6 +139,8 @@ class Watcher:
                 with inside:
                     news = watch.changed()
                 self.checks += 1
+                if news is not None:
+                    self._note(news)
                 if self._again or (watch.pace != "marks" and _steady() - whole_at >= self._patience(watch)):
                     news = EVERYTHING
                 if news is not None and (watch.pace == "marks" or self._matters(news)):
