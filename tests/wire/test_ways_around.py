@@ -274,8 +274,36 @@ def test_a_name_that_nobody_knows_is_refused_where_only_our_own_client_asks(
     run(test, house)
 
 
-def test_a_hook_of_triggers_may_read_names_that_look_like_ours(house: House) -> None:
-    async def test(ask: Asking) -> None:
-        assert (await ask.post("/trigger", {"jobName": "nothing", "label": "x"})).status == 200
+def test_a_misspelt_option_is_refused_unless_a_hook_takes_it_out(house: House) -> None:
+    def on_trigger(_: str, body: dict[str, Any]) -> None:
+        body["labels"] = {"team": body.pop("label", "none")}
 
-    run(test, house, on_trigger=lambda *_: None)
+    async def test(ask: Asking) -> None:
+        refused = await ask.post("/trigger", {"jobName": "nothing", "idempotency_key": "k"})
+        assert (refused.status, refused.error) == (400, "unknown name 'idempotency_key': did you mean idempotencyKey?")
+        assert house.status() == []
+        made = await ask.post("/trigger", {"jobName": "nothing", "label": "x", "colour": 1})
+        assert made.status == 200, "the hook has read the one, and may have read the other"
+        assert (await ask.get("/run", {"runId": made.json["runId"]})).json["labels"] == {"team": "x"}
+
+    run(test, house, on_trigger=on_trigger)
+
+
+@pytest.mark.parametrize("given", [{"jobName": "nothing"}, "yes", 1, []], ids=["body", "text", "number", "list"])
+def test_a_body_that_a_hook_of_triggers_returns_is_not_ignored_without_a_word(
+    given: Any, house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test(ask: Asking) -> None:
+        broken = await ask.post("/trigger", {"jobName": "nothing", "priority": 99})
+        assert broken.status == 500
+        assert f"on_trigger gave {type(given).__name__}" in caplog.text
+        assert house.status() == []
+
+    run(test, house, on_trigger=lambda *_: given)
+
+
+def test_a_hook_of_triggers_may_say_yes(house: House) -> None:
+    async def test(ask: Asking) -> None:
+        assert (await ask.post("/trigger", {"jobName": "nothing"})).status == 200
+
+    run(test, house, on_trigger=lambda *_: True)

@@ -50,10 +50,13 @@ async def call_of(asked: Asked, body: dict[str, Any], *, is_strict: bool = False
     """The call that a body asks for, as whoever asks may have it. Strict: it has no names that nobody knows."""
     job = _job(asked, body.get("jobName"))
     hook = None if asked.auth is None else asked.auth.on_trigger
-    if is_strict or hook is None:  # the hook may read more
+    if is_strict or hook is None:
         _check_names(body, is_strict)
     if hook is not None:
-        await called("on_trigger", hook, asked.who, body)
+        given = await called("on_trigger", hook, asked.who, body)
+        if given is not None and given is not True:  # a body of its own: what it has left out there would count
+            raise TypeError(f"on_trigger gave {type(given).__name__}, not None or a bool: it changes the body in place")
+        _check_names(body, is_strict=False)  # only now: the hook may have taken out names of its own
     options = _options(body)
     if is_strict:
         _check_input_names(job, body.get("input"))

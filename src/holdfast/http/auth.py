@@ -41,7 +41,7 @@ class Auth:
     """The hooks of an application. Each may be async; a plain one is called in a thread.
 
     `authenticate(request)`: who it is, for the others; None, False or `Reject(401)` if it is nobody.
-    `on_trigger(who, body)`: before the input is checked; what it changes in `body` counts.
+    `on_trigger(who, body)`: before the input is checked; what it changes in `body` itself counts. It returns no body.
     `on_run_access(who, run, operation)`: before anything about one run. The operations are those of `Need`.
     `scope_runs(who, scope)`: gives the `RunScope` that a list is about; `scope_runs_subscribe`: the same of the stream
     of all runs, else `scope_runs`.
