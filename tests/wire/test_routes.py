@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from asking import Asking
-from holdfast import Holdfast, Step, job
+from holdfast import Holdfast, Step, ValidationError, job
 from house import House
 
 CLIENT_RUN = {
@@ -545,3 +545,26 @@ def test_a_database_that_cannot_serve_is_503_and_to_be_tried_again(house: House)
         assert (await ask.get("/runs")).status == 503
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("made", ["handler", "asgi", "wsgi"])
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"max_streams": "5"}, "max_streams: '5' must be a whole number, at least 0"),
+        ({"max_streams": -1}, "max_streams: -1 must be"),
+        ({"max_page": True}, "max_page: True must be a whole number, at least 1"),
+        ({"max_page": 0}, "max_page: 0 must be"),
+        ({"max_body": 1e6}, "max_body: 1000000.0 must be"),
+        ({"max_body": 0}, "max_body: 0 must be"),
+        ({"heartbeat": 0}, "heartbeat: it must be longer than 0 seconds"),
+        ({"sse_throttle": ""}, "sse_throttle: '' is not a duration"),
+        ({"base_path": None}, "base_path: None is no text"),
+        ({"on_request": True}, "on_request: True can't be called"),
+    ],
+)  # fmt: skip
+def test_options_that_no_request_could_be_answered_with_are_refused_at_once(
+    options: dict[str, Any], error: str, made: str, house: House
+) -> None:
+    with pytest.raises(ValidationError, match=re.escape(error)):
+        getattr(house.app(), made)(**options)

@@ -83,18 +83,26 @@ class Handler:
             raise ValidationError(f"auth: {shown(auth)} is neither Auth(…) nor Insecure(reason).")
         self.app: Holdfast = app
         self.auth: Auth | Insecure | None = auth
+        if on_request is not None and not callable(on_request):
+            raise ValidationError(f"on_request: {shown(on_request)} can't be called.")
         self.on_request: OnRequest | None = on_request
-        self.sse_throttle: float = seconds(sse_throttle, "sse_throttle") if sse_throttle else 0.0
+        self.sse_throttle: float = seconds(sse_throttle, "sse_throttle")
         self.heartbeat: float = seconds(heartbeat, "heartbeat")
+        if not self.heartbeat:
+            raise ValidationError("heartbeat: it must be longer than 0 seconds.")
+        where: object = base_path
+        if not isinstance(where, str):
+            raise ValidationError(f"base_path: {shown(base_path)} is no text.")
         self.base_path: str = "/" + base_path.strip("/") if base_path.strip("/") else ""
         # Without auth nobody but this machine may ask, so a name of this machine is all that is needed.
         self.hosts: frozenset[str] | None = frozenset(LOCAL_HOSTS) if auth is None else None
         if hosts is not None:
             self.hosts = frozenset(host_name(name) for name in _listed("hosts", hosts))
         self.origins: frozenset[str] = frozenset(origin.rstrip("/") for origin in _listed("origins", origins))
-        self.max_body: int = app._engine.options.max_input_bytes + _BESIDE_INPUT if max_body is None else max_body
-        self.max_page: int = max_page
-        self.max_streams: int = max_streams
+        most = app._engine.options.max_input_bytes + _BESIDE_INPUT if max_body is None else max_body
+        self.max_body: int = _counted("max_body", most, 1)
+        self.max_page: int = _counted("max_page", max_page, 1)
+        self.max_streams: int = _counted("max_streams", max_streams, 0)  # none at all, where each takes a thread
         # Weakly: a response that nobody sends is forgotten with what it follows.
         self._streams: weakref.WeakSet[Frames] = weakref.WeakSet()
         self.of_all: Shared = Shared(of_all)
@@ -202,6 +210,13 @@ class Handler:
     def open(self) -> None:
         """Begin streams (again)."""
         self._closed = False
+
+
+def _counted(name: str, given: object, least: int) -> int:
+    # Here, and not at the first request: there it would be an error of ours, without a word of why.
+    if type(given) is not int or given < least:
+        raise ValidationError(f"{name}: {shown(given)} must be a whole number, at least {least}.")
+    return given
 
 
 def _listed(name: str, given: Iterable[str]) -> list[str]:
