@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..basis.durations import Duration, seconds
-from ..basis.errors import HoldfastError, NotKept, StoreError, ValidationError
+from ..basis.errors import HoldfastError, NotKept, SchemaError, StoreError, ValidationError
 from ..basis.text import error_text, shown
 from .asked import Asked
 from .auth import Auth, Insecure, called, labels_of_tenant
@@ -115,6 +115,10 @@ class Handler:
             return await self._handle(request)
         except Reject as no:
             return no.response()
+        except SchemaError:
+            # Without the why, which names the database. Trying again is of use only once somebody has read the log.
+            _log.warning("%s %s: the database isn't ready for us", request.method, request.path, exc_info=True)
+            return error_response(503, "The database isn't ready for us. The log says why.", {"Retry-After": "1"})
         except StoreError:
             _log.warning("%s %s: the database can't serve us", request.method, request.path, exc_info=True)
             return error_response(503, "The database can't serve us now. Try again later.", {"Retry-After": "1"})
