@@ -66,7 +66,7 @@ class Watching:
                 return None
             return self._seen(rows[0], job)
 
-        return self._find(RunFilter(ids=(checked_text(run_id, "run id"),)), one)
+        return self._find(RunFilter(ids=(checked_text(run_id, "run id"),)), one, f"get_run of {run_id}")
 
     def get_runs(
         self,
@@ -109,7 +109,7 @@ class Watching:
             before=None if before is None else checked_text(before, "before"),
             parent=None if parent is None else checked_text(parent, "parent"),
         )
-        return self._find(wanted, lambda rows: [self._seen(row) for row in rows])
+        return self._find(wanted, lambda rows: [self._seen(row) for row in rows], "get_runs")
 
     def get_steps(self, run_id: str) -> Reply[list[StepRecord]]:
         """The steps of a run, in the order in which they were started: saved ones, those tried now, and waits.
@@ -172,11 +172,11 @@ class Watching:
                 raise NotFoundError(f"Run not found: {run_id}")
             return self._seen(rows[0], job)
 
-        return self._find(RunFilter(ids=(run_id,)), one)
+        return self._find(RunFilter(ids=(run_id,)), one, f"refresh of {run_id}")
 
-    def _find(self, wanted: RunFilter, convert: Callable[[list[RunRow]], R]) -> Reply[R]:
+    def _find(self, wanted: RunFilter, convert: Callable[[list[RunRow]], R], what: str = "get_runs") -> Reply[R]:
         store = self._engine.store
-        return self._engine.reader.read("find_runs", lambda c: store.find_runs(c, wanted), convert)
+        return self._engine.reader.read(what, lambda c: store.find_runs(c, wanted), convert)
 
     # -- events ------------------------------------------------------------------------------------------------
 
