@@ -10,6 +10,7 @@ import threading
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -164,6 +165,40 @@ def test_what_does_not_fit_a_job_by_name_is_refused(args: Any, kwargs: Any, erro
     with pytest.raises(ValidationError, match=error):
         idle.client.job("import-rows").trigger(*args, **kwargs).wait(PATIENCE)
     assert idle.client.get_runs().wait(PATIENCE) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "path", "kind"),
+    [
+        ([b"x"], r"value\[0\]", "bytes"),
+        ({"a": [1.5, float("nan")]}, r"value\.a\[1\]", "float"),
+        ({1: 2}, r"value\[1\]", "int"),
+        ((1, 2), "value", "tuple"),
+        ({1, 2}, "value", "set"),
+        (datetime(2026, 1, 1, tzinfo=UTC), "value", "datetime"),
+        ([Decimal("1.10")], r"value\[0\]", "Decimal"),
+        ([UUID(int=1)], r"value\[0\]", "UUID"),
+        ([Table(1)], r"value\[0\]", "Table"),
+    ],
+    ids=["bytes", "nan", "int key", "tuple", "set", "datetime", "decimal", "uuid", "dataclass"],
+)
+def test_by_its_name_a_job_gets_nothing_that_would_arrive_as_something_else(
+    value: Any, path: str, kind: str, idle: Served
+) -> None:
+    with pytest.raises(ValidationError, match=f"^Invalid input: {path}: {kind} comes back as .*by its definition"):
+        idle.client.job("anything").trigger(value).wait(PATIENCE)
+    with pytest.raises(NotKept, match=f"{path.removeprefix('value')}: {kind} comes back as"):
+        idle.client.wake("approval", "k", output=value)
+    assert idle.client.get_runs().wait(PATIENCE) == []
+
+
+def test_by_its_name_a_job_gets_what_json_tells_as_it_is(served: Served) -> None:
+    value = {"a": [None, True, 2**60, -0.0, 1e300, "\u00e4", {"": []}], "b": {}}
+    assert served.client.job("anything").run(value).wait(PATIENCE) == value
+    at = datetime(2026, 1, 31, tzinfo=UTC)
+    with pytest.raises(ValidationError, match=r"^Invalid input: at: datetime comes back as str"):
+        served.client.job("take_table").run(Table(6, at)).wait(PATIENCE)
+    assert served.client.job("take_table").run({"rows": 6, "at": at.isoformat()}).wait(PATIENCE) == 6
 
 
 @forms

@@ -20,6 +20,7 @@ from pydantic_core import from_json, to_json
 from ..basis.clock import to_datetime
 from ..basis.durations import Duration, seconds
 from ..basis.errors import NotFoundError, NotKept, ValidationError
+from ..basis.exact import difference
 from ..basis.text import fit, shown
 from ..basis.values import plain
 from ..commit.reply import Reply, answer, answered
@@ -308,7 +309,7 @@ class Client:
         line = self._engine
         body: dict[str, Any] = {"jobName": _name(job), "key": checked_text(key, "key")}
         if error is None:
-            body["output"] = _told_of(job, output) if isinstance(job, SleepingJob) else _as_json(output, "output")
+            body["output"] = _told_of(job, output) if isinstance(job, SleepingJob) else _exact(output, "output")
         else:
             body["error"] = fit(error) if isinstance(error, BaseException) else error
 
@@ -601,6 +602,14 @@ def _as_json(value: Any, what: str) -> Any:
         return from_json(to_json(value, inf_nan_mode="strings", bytes_mode="base64"))
     except Exception as error:
         raise NotKept(f"it can't be sent as JSON: {error}", what) from None
+
+
+def _exact(value: Any, what: str) -> Any:
+    """The same of a value whose types nobody here knows: it must be what JSON tells."""
+    told = _as_json(value, what)
+    if found := difference(value, told, []):
+        raise NotKept(f"{found.reason} when it goes over as JSON", what, f"${found.path}")
+    return told
 
 
 def _body(call: Call[Any]) -> dict[str, Any]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
 from ..basis.durations import Duration
 from ..basis.errors import ValidationError
+from ..basis.exact import difference
 from ..basis.text import error_text
 from ..commit.reply import Reply
 from ..engine.call import TriggerOptions
@@ -37,10 +39,13 @@ class NamedCall:
         return f"<NamedCall of {self.job_name}>"
 
     def input(self, job: JobInfo) -> dict[str, Any]:
-        """The input as an object by parameter name; `ValidationError` for arguments that the job doesn't have."""
+        """The input as an object by parameter name.
+
+        `ValidationError` for arguments that the job doesn't have, and for what would arrive as something else.
+        """
         given: Any
         if job.takes_model and len(self.args) == 1 and not self.kwargs:
-            given = self.args[0]
+            given = _fields(self.args[0])
         else:
             names = tuple(job.input_schema.get("properties", ())) if job.takes_model else job.parameters
             if len(self.args) > len(names):
@@ -55,9 +60,24 @@ class NamedCall:
             value = from_json(to_json(given, inf_nan_mode="strings", bytes_mode="base64"))
         except Exception as error:
             raise _invalid(f"it can't be sent as JSON: {error_text(error, 300)}", ()) from None
+        if found := difference(given, value, []):
+            # By its name alone a job has no types that would mend it.
+            where = f"{found.path.lstrip('.')}: " if found.path else ""
+            raise _invalid(
+                f"{where}{found.reason} when it goes over as JSON. Give texts, numbers, lists and dicts, or use the "
+                "job by its definition, with annotated parameters",
+                (),
+            )
         if not isinstance(value, dict):
             raise _invalid(f"{job.name} takes an object with the fields of its model", ())
         return value
+
+
+def _fields(given: Any) -> Any:
+    """What a model or a dataclass has; anything else as it is."""
+    if isinstance(given, BaseModel):
+        return given.model_dump(by_alias=True)
+    return asdict(given) if is_dataclass(given) and not isinstance(given, type) else given
 
 
 def _invalid(text: str, names: Iterable[str]) -> ValidationError:
