@@ -302,8 +302,9 @@ def test_a_body_that_a_hook_of_triggers_returns_is_not_ignored_without_a_word(
     run(test, house, on_trigger=lambda *_: given)
 
 
-def test_a_hook_of_triggers_may_say_yes(house: House) -> None:
+@pytest.mark.parametrize("yes", [lambda _, __: True, lambda _, body: body], ids=["yes", "the body"])
+def test_a_hook_of_triggers_may_say_yes(yes: Any, house: House) -> None:
     async def test(ask: Asking) -> None:
         assert (await ask.post("/trigger", {"jobName": "nothing"})).status == 200
 
-    run(test, house, on_trigger=lambda *_: True)
+    run(test, house, on_trigger=yes)

@@ -54,7 +54,7 @@ async def call_of(asked: Asked, body: dict[str, Any], *, is_strict: bool = False
         _check_names(body, is_strict)
     if hook is not None:
         given = await called("on_trigger", hook, asked.who, body)
-        if given is not None and given is not True:  # a body of its own: what it has left out there would count
+        if given is not None and given is not True and given is not body:  # of another one nothing would count
             raise TypeError(f"on_trigger gave {type(given).__name__}, not None or a bool: it changes the body in place")
         _check_names(body, is_strict=False)  # only now: the hook may have taken out names of its own
     options = _options(body)
