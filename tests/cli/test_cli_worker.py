@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -72,6 +73,52 @@ def test_it_says_what_it_runs_and_runs_it(web: Holdfast, spawn: Spawn, shop_modu
     rest, errors = worker.communicate(timeout=LONG)
     assert (worker.returncode, errors) == (0, "")
     assert "Stopping." in rest
+
+
+@pytest.fixture
+def failing(tmp_path: Path) -> Any:
+    """Jobs that fail, for a worker in another process: `failing_jobs.py`, and the app that triggers them."""
+    text = """
+from holdfast import Holdfast, Retry
+
+app = Holdfast("sqlite:///runs.db", polling_interval=0.05)
+
+@app.job(retry=Retry(1, delay=0.05))
+async def fragile(word: str) -> None:
+    raise ValueError(f"no {word}\\nfor you")
+"""
+    (tmp_path / "failing_jobs.py").write_text(text, encoding="utf-8")
+    app = Holdfast(f"sqlite:///{tmp_path / 'runs.db'}", worker=False)
+
+    @app.job
+    async def fragile(word: str) -> None:
+        raise AssertionError("executed in the wrong process")
+
+    app.migrate().wait()
+    yield app
+    app.stop().wait()
+
+
+def test_a_run_that_fails_gets_a_line_without_asking(failing: Holdfast, spawn: Spawn) -> None:
+    worker = spawn("worker", "failing_jobs:app")
+    read_until(worker, "Ready")
+    run = failing.jobs.fragile.trigger("soup").wait()
+    said = read_until(worker, "for you")
+    assert said.splitlines()[-1].split(maxsplit=3) == ["failed", "fragile", run.id, "ValueError: no soup for you"]
+    assert "started" not in said
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(LONG) == 0
+
+
+def test_with_verbose_a_retry_says_why(failing: Holdfast, spawn: Spawn) -> None:
+    worker = spawn("worker", "failing_jobs:app", "-v")
+    read_until(worker, "Ready")
+    run = failing.jobs.fragile.trigger("soup").wait()
+    told = [line.split(maxsplit=3) for line in read_until(worker, "failed").splitlines() if run.id in line]
+    assert [line[0] for line in told] == ["started", "retry", "started", "failed"]
+    assert re.fullmatch(r"attempt 2 in \d+ms: ValueError: no soup for you", told[1][3])
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(LONG) == 0
 
 
 def test_the_json_of_a_worker_is_what_it_runs(web: Holdfast, spawn: Spawn, shop_module: Path) -> None:

@@ -18,14 +18,17 @@ from . import exits
 from .choice import AsJson, duration
 from .far import needs_no_url
 from .load import app_at
-from .terminal import plain_line, print_json, say
+from .terminal import ago, plain_line, print_json, say
 
 _EVENTS = {
     "run:leased": ("started", "cyan"),
+    "run:retry": ("retry", "yellow"),
     "run:complete": ("completed", "green"),
     "run:fail": ("failed", "red"),
     "run:cancel": ("cancelled", "magenta"),
 }
+#: What is told without --verbose, too: somebody has to do something.
+_ALWAYS = ("run:fail",)
 
 
 def worker(
@@ -33,7 +36,14 @@ def worker(
     stop_timeout: Annotated[
         str, typer.Option(help="How long runs may go on after the first signal; then they are handed back.")
     ] = "30s",
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="A line for every run that starts or ends.")] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose",
+            "-v",
+            help="A line for every run that starts, is tried again or ends; without it only for those that fail.",
+        ),
+    ] = False,
     as_json: AsJson = False,
     with_stdin: Annotated[bool, typer.Option("--with-stdin", hidden=True, help="Stop when stdin is closed.")] = False,
 ) -> None:
@@ -52,8 +62,8 @@ def worker(
     stopping.listen()
     if with_stdin:
         threading.Thread(target=stopping.at_end_of_stdin, name="holdfast-stdin", daemon=True).start()
-    if verbose and not as_json:
-        for kind in _EVENTS:
+    if not as_json:
+        for kind in _EVENTS if verbose else _ALWAYS:
             app.on(kind, _tell)
     try:
         app.migrate().wait()
@@ -96,8 +106,21 @@ def _introduce(app: Holdfast, place: str, as_json: bool) -> None:
 
 def _tell(event: Event) -> None:
     word, style = _EVENTS[event.type]
-    more = plain_line(str(event.data.get("error") or ""), 300) if event.type == "run:fail" else ""
-    say(Text(f"{word:<10}", style=style), f"{event.job_name} {event.run_id} {more}".rstrip())
+    say(Text(f"{word:<10}", style=style), f"{event.job_name} {event.run_id} {_why(event)}".rstrip())
+    sys.stdout.flush()  # in a pipe, too, it is read while it is news
+
+
+def _why(event: Event) -> str:
+    """`ValueError: no such customer`, before a retry `attempt 2 in 5.0s: …`; empty where nothing went wrong."""
+    if event.type not in ("run:fail", "run:retry"):
+        return ""
+    kind, error = event.data.get("error_type"), str(event.data.get("error") or "")
+    said = plain_line(f"{kind}: {error}" if kind else error, 300)
+    if event.type == "run:fail":
+        return said
+    # `attempt` counts those that have failed.
+    rest = (event.data["run_at"] - event.timestamp).total_seconds()
+    return f"attempt {event.data['attempt'] + 1} in {ago(rest)}: {said}"
 
 
 class _Signals:
