@@ -56,6 +56,7 @@ def rows(command: Any) -> Iterator[str]:
         value = "" if parameter.is_flag else " " + (parameter.metavar or names[0].lstrip("-").upper())
         if not parameter.is_flag and parameter.default is not None and not parameter.required:
             said += f" Default: {parameter.default}."
+        names += parameter.secondary_opts  # what says the opposite
         words = ", ".join([f"`{names[0]}{value}`", *(f"`{name}`" for name in names[1:])])
         yield f"| {words}{', required' if parameter.required else ''} | {said} |"
 

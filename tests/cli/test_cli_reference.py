@@ -42,6 +42,10 @@ def test_the_page_has_every_command_that_the_help_lists(cli: Cli) -> None:
             assert f"\n## `{' '.join(['holdfast', *words, word])}`\n" in written
 
 
+def test_the_page_has_both_words_of_a_switch(tool: ModuleType) -> None:
+    assert "\n| `--worker`, `--no-worker` | " in tool.page()
+
+
 def test_the_exit_codes_of_the_help_are_those_of_the_code_and_of_the_page_of_errors() -> None:
     page = (REFERENCE / "errors.md").read_text("utf-8")
     listed = re.findall(r"^\| (\d+) \| ", page, flags=re.MULTILINE)
