@@ -202,6 +202,20 @@ def test_an_import_that_fails_inside_the_module_names_what_is_missing(cli: Cli, 
     done = cli("worker", "shop_jobs:app")
     assert done.returncode == 2
     assert "No module named 'not_installed_here'" in done.stderr
+    assert "shop_jobs.py:1)" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "fails", ["os.environ['NOT_SET_HERE']", "json.loads('{')", "Holdfast('nowhere://x')", "Holdfast(lease='soon')"]
+)
+def test_an_import_that_fails_in_a_library_names_the_line_of_the_module(
+    cli: Cli, shop_module: Path, fails: str
+) -> None:
+    text = f"import os, json\nfrom holdfast import Holdfast\n\ndef made():\n    return {fails}\n\napp = made()\n"
+    shop_module.write_text(text, encoding="utf-8")
+    done = cli("worker", "shop_jobs:app")
+    assert done.returncode == 2
+    assert "shop_jobs.py:5)" in done.stderr
 
 
 def test_a_module_that_python_cannot_read_is_named_with_its_line(cli: Cli, shop_module: Path) -> None:

@@ -8,11 +8,14 @@ import re
 import sys
 import traceback
 import urllib.parse
+from pathlib import Path
 from typing import Any
 
 from ..app import Holdfast
 from ..basis.errors import NotFoundError, StoreUnavailable, ValidationError
 from ..basis.text import error_text
+
+_LIBRARY = {Path(importlib.__file__).parents[1], Path(__file__).parents[1]}
 
 
 def app_at(place: str) -> Holdfast:
@@ -58,10 +61,23 @@ def _import(name: str) -> Any:
 
 
 def _unimportable(name: str, error: BaseException) -> ValidationError:
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    # What Python can't read has not run: the last frame is Python's own.
+    frames = traceback.extract_tb(error.__traceback__)
+    # A KeyError of os.environ comes from Python's own files: what helps is the line that asked for it.
+    theirs = [frame for frame in frames if not _is_library(frame.filename)]
+    last = (theirs or frames)[-1]
+    # What Python can't read has not run: it is in no frame.
     where = f"{error.filename}:{error.lineno}" if isinstance(error, SyntaxError) else f"{last.filename}:{last.lineno}"
     return ValidationError(f"The module {name!r} can't be imported: {error_text(error)} ({where})")
+
+
+def _is_library(path: str) -> bool:
+    """Whether it is a file of Python, of what is installed, or of ours."""
+    folders = Path(path).parents
+    return (
+        path.startswith("<")
+        or any(folder.name in ("site-packages", "dist-packages") for folder in folders)
+        or not _LIBRARY.isdisjoint(folders)
+    )
 
 
 def app_for(url: str | None, *, new: bool = False) -> Holdfast:
