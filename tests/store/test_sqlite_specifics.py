@@ -294,6 +294,23 @@ def test_a_bad_url_is_refused_at_once(url: str) -> None:
         SqliteStore(url)
 
 
+@pytest.mark.parametrize(
+    ("url", "advice"),
+    [
+        ("redis://user:geheim@host/0", "'postgresql://user:password@host/database'"),
+        ("sqlite+aiosqlite:///app.db", "'sqlite:///path/to/file.db'"),
+        ("http://user:geheim@host", "holdfast.client.Client(url)"),
+        ("app.db", "'postgresql://…' or 'mysql://…'"),
+    ],
+)
+def test_a_url_of_none_is_told_what_can_be_used_and_its_password_is_not_repeated(url: str, advice: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Holdfast(url)
+    assert advice in str(caught.value)
+    assert "geheim" not in str(caught.value)
+    assert "SQLite" not in str(caught.value)
+
+
 @pytest.mark.parametrize("url", ["libsql://db.example.org?authToken=secret", "LIBSQL:///app.db"])
 def test_a_libsql_url_is_refused_with_the_reason_and_without_its_token(url: str) -> None:
     with pytest.raises(ValidationError) as caught:

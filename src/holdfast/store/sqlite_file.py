@@ -426,7 +426,10 @@ def _path_of(url: str) -> str | None:
             "for the database. Use an SQLite file: 'sqlite:///path/to/file.db'."
         )
     if scheme != "sqlite" or not separator:
-        raise ValidationError(f"{url!r} is not an SQLite URL. Write 'sqlite:///path/to/file.db' or 'sqlite://'.")
+        raise ValidationError(
+            f"{url!r} is no URL of a database. Write 'sqlite:///path/to/file.db', 'sqlite://' (a temporary file), "
+            "'postgresql://…' or 'mysql://…'."
+        )
     if not rest:
         return None
     if not rest.startswith("/") or rest == "/":
