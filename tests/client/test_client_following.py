@@ -7,6 +7,7 @@ import contextlib
 import gc
 import json
 import threading
+import traceback
 from collections import Counter
 from typing import Any
 
@@ -220,8 +221,9 @@ def test_who_follows_is_told_that_the_server_does_not_come_back(form: str, serve
         subscription = client.subscribe(run.id)
         assert subscription.next_within(PATIENCE) is not None
         link.break_("cut")
-        with pytest.raises(ServerUnavailable, match="no answer"):
+        with pytest.raises(ServerUnavailable, match="no answer") as refused:
             list(subscription)
+        assert "httpcore" not in "".join(traceback.format_exception(refused.value))
         served.app.cancel(run.id).wait(PATIENCE)
 
 

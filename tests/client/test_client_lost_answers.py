@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -159,8 +160,10 @@ def test_what_was_never_sent_is_tried_again_whatever_it_is(form: str) -> None:
 
 def test_a_server_that_is_not_there_is_said_to_be_that() -> None:
     client = Client("http://127.0.0.1:9", retry=Retry(1, delay=0.01))
-    with client, pytest.raises(StoreUnavailable, match=r"GET http://127.0.0.1:9/runs/records: no answer"):
+    with client, pytest.raises(StoreUnavailable, match=r"GET http://127.0.0.1:9/runs/records: no answer") as refused:
         client.get_runs().wait(PATIENCE)
+    # All that is worth saying is in the message: not, before it, how httpx came to it.
+    assert "httpcore" not in "".join(traceback.format_exception(refused.value))
 
 
 # -- answers -------------------------------------------------------------------------------------------------

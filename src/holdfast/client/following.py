@@ -110,7 +110,7 @@ async def follow(line: Line, run_id: str, give: Callable[[Event], Awaitable[None
             if failures > retries:
                 if isinstance(error, ServerUnavailable):
                     raise
-                raise unanswered(error, f"GET {line!r}{PATH}") from error
+                raise unanswered(error, f"GET {line!r}{PATH}") from None
             await line.rest(failures, getattr(error, "retry_after", 0.0), line.patience)
 
 

@@ -273,7 +273,8 @@ class _told:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, httpx.RequestError | httpx.InvalidURL | httpx.StreamError):
-            raise unanswered(error, self.place) from error
+            # What it says is said: its own traceback would be some sixty lines of httpx and httpcore before ours.
+            raise unanswered(error, self.place) from None
 
 
 def unanswered(error: BaseException, place: str) -> ServerUnavailable:
