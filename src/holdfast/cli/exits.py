@@ -44,8 +44,8 @@ _CODES: list[tuple[type[HoldfastError], int]] = [
     (ValidationError, USAGE),
     (DefinitionError, USAGE),
 ]
-# Up to the last @ of the word: a password may hold one itself.
-_PASSWORD = re.compile(r"(://[^\s:@/'\"]*):[^\s'\"]*@")
+# Up to the last @ of the word: a password may hold one itself. The example of our own messages has none.
+_PASSWORD = re.compile(r"(?!://user:password@host/database\b)(://[^\s:@/'\"]*):[^\s'\"]*@")
 
 
 def of_run(status: RunStatus) -> int:
