@@ -14,7 +14,7 @@ from .base import LentTransaction, PlayAgain, SharedTransaction, Store, Tx
 from .lent_mysql import MysqlLent
 from .mysql_place import AGAIN, REFUSED, Address, Limits, Link, address, code_of, meaning
 from .mysql_words import NOW, SQL, filled, quoted, rows_of
-from .schema import AWAY, Schema, away, statements
+from .schema import AWAY, Schema, away, not_the_owner, statements
 
 _IDENTITY = "(select concat(value, ' in ', database()) from holdfast_meta where `key` = 'database_id')"
 
@@ -23,6 +23,9 @@ _KEYS_AT_ONCE = 1000
 
 #: Of this database: the name is the server's.
 _LOCK = "concat('holdfast migrate ', md5(database()))"
+
+#: What a user who may not make or change tables is answered.
+_NOT_ALLOWED = (ER.DBACCESS_DENIED_ERROR, ER.TABLEACCESS_DENIED_ERROR)
 
 
 class MysqlServer(Store):
@@ -151,7 +154,8 @@ class MysqlServer(Store):
             link.ask(f"select release_lock({_LOCK})")
             return applied
         except pymysql.Error as error:
-            raise self.translate(error) from error
+            told = self.translate(error)
+            raise (not_the_owner(told) if code_of(error) in _NOT_ALLOWED else told) from error
         finally:
             self.disconnect(link)
 

@@ -27,7 +27,7 @@ from .postgres_statements import NOW, as_json, qualified, statements
 from .postgres_telling import PostgresTelling
 from .postgres_together import TIME, Opening, PutOff
 from .relational import insertable
-from .schema import AWAY, Schema, away
+from .schema import AWAY, Schema, away, not_the_owner
 
 _IDENTITY = "select value || ' in ' || current_database() from holdfast_meta where key = 'database_id'"
 
@@ -285,6 +285,8 @@ class PostgresStore(PostgresTelling, PostgresMovable):
                     if error.sqlstate not in _MADE_BY_OTHERS or attempt == _MIGRATIONS_TRIED - 1:
                         raise
             raise AssertionError("not reached")
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise not_the_owner(self.translate(error)) from error
         except psycopg.Error as error:
             raise self.translate(error) from error
         finally:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from pydantic_core import from_json
 
-from ..basis.errors import SchemaError
+from ..basis.errors import SchemaError, StoreUnavailable
 
 _FRESH = "schema.sql"
 
@@ -66,6 +66,13 @@ def away(name: str, marks: Mapping[str, str]) -> SchemaError:
         if key in marks:
             return SchemaError(f"{name}: {text.format(url=_url(marks[key]))}")
     return SchemaError(f"{name}: this database was moved, but nothing says to where.")
+
+
+def not_the_owner(refused: BaseException) -> StoreUnavailable:
+    """Why somebody can't make or change the tables, and who can."""
+    return StoreUnavailable(
+        f"{refused} Tables are made and changed by who owns them: run `holdfast migrate` as the owner of the tables."
+    )
 
 
 def _url(mark: str) -> str:
