@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from holdfast.basis.text import clean, error_text, storable
+from holdfast.basis.text import clean, error_text, masked, storable
 
 
 class Unprintable(Exception):
@@ -52,3 +52,21 @@ def test_a_subclass_of_str_can_not_change_what_is_stored() -> None:
 
     assert type(clean(Sly("real"))) is str
     assert clean(Sly("real"), 2) == "re… (2 more characters)"
+
+
+def test_a_long_secret_is_masked_wherever_it_is() -> None:
+    assert masked("bad token s3cret! in s3cret!", "s3cret!") == "bad token *** in ***"
+
+
+@pytest.mark.parametrize("secret", ["a", "shop-admin"])
+def test_a_secret_that_is_part_of_words_is_masked_where_passwords_stand(secret: str) -> None:
+    """A short one, and one that is the name of the user."""
+    told = "postgresql://shop-admin@host/shop"
+    said = 'permission denied for user "shop-admin" of schema'
+    assert masked(said, secret, told) == said
+    for stands in ("postgresql://me:{}@host", "dbname=x password={}", "password = '{}'", "sslpassword={} x=1"):
+        assert masked(stands.format(secret), secret, told) == stands.format("***")
+
+
+def test_no_secret_masks_nothing() -> None:
+    assert masked("password= :@", "") == "password= :@"

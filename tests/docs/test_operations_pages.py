@@ -85,8 +85,11 @@ def test_the_two_roles_of_the_page_are_enough_and_one_of_them_can_change_no_tabl
             step.log.info("hello")
             return step.run("greet", str.upper, name)
 
-        with pytest.raises(StoreUnavailable, match="refuses access"):
+        with pytest.raises(StoreUnavailable, match="refuses access") as refused:
             app.migrate().wait()
+        # Its password is a letter of these words.
+        assert "permission denied for schema holdfast" in str(refused.value)
+        assert str(refused.value).endswith("run `holdfast migrate` as the owner of the tables.")
         assert PostgresStore(urls["shop_owner"]).migrate() == ["0001_initial"]
         with app:
             keyed = greet.options(concurrency_key="a", idempotency_key="b", labels={"c": "d"})
@@ -139,6 +142,8 @@ def test_the_two_users_of_the_page_are_enough_and_one_of_them_can_change_no_tabl
             servers.execute(mariadb_url, re.sub(r"\bshop\.", f"{database}.", text))
         host = mariadb_url.partition("@")[2]
         url = {role: f"mysql://{name}:{{}}@{host}" for role, name in names.items()}
+        with pytest.raises(StoreUnavailable, match="run `holdfast migrate` as the owner of the tables"):
+            MysqlStore(url["shop_app"].format("another%20one")).migrate()
         assert MysqlStore(url["shop_owner"].format("a%20long%20one")).migrate() == ["0001_initial"]
         app = Holdfast(MysqlStore(url["shop_app"].format("another%20one")))
 

@@ -13,6 +13,9 @@ from typing import cast
 #: 32 Ki characters: room for any message worth reading, and far below every limit of the databases.
 LONGEST = 32768
 
+#: Characters from which on no common word is likely to hold it.
+_LONG_SECRET = 6
+
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -69,6 +72,20 @@ def shown(value: object, limit: int = 200) -> str:
     except Exception:  # also of an int of more digits than Python writes
         return f"<unprintable {type(value).__name__}>"
     return clean(text, limit)
+
+
+def masked(text: str, secret: str, told: str = "") -> str:
+    """The text with `***` in the place of a secret. `told` is what everybody is told anyway.
+
+    A short secret, or one that is also a part of what is told (a password that is the user's name), is masked only
+    where passwords stand: `user:secret@`, `password=secret`. Elsewhere it is a part of words, and the stars in them
+    would tell what it is.
+    """
+    if not secret:
+        return text
+    if len(secret) >= _LONG_SECRET and secret not in told:
+        return text.replace(secret, "***")
+    return re.sub(rf"(?<=:){re.escape(secret)}(?=@)|(password\s*=\s*['\"]?){re.escape(secret)}", r"\1***", text)
 
 
 def storable(text: str) -> str | None:

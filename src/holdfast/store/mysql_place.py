@@ -19,7 +19,7 @@ from pymysql.constants import CLIENT, CR, ER
 
 from ..basis.clock import SystemClock
 from ..basis.errors import PayloadTooLarge, StoreError, ValidationError
-from ..basis.text import shown
+from ..basis.text import masked, shown
 
 SCHEMES = ("mysql", "mariadb", "mysql+pymysql", "mariadb+pymysql")
 
@@ -55,7 +55,7 @@ class Address(NamedTuple):
 
     def hide(self, text: str) -> str:
         """The text without the password."""
-        return text.replace(self.password, "***") if self.password else text
+        return masked(text, self.password, self.name)
 
 
 class Limits(NamedTuple):

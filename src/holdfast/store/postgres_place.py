@@ -20,6 +20,7 @@ from psycopg.types.numeric import Int8BinaryDumper
 
 from ..basis.clock import SystemClock
 from ..basis.errors import StoreError, ValidationError
+from ..basis.text import masked
 from .postgres_together import Together
 
 SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
@@ -77,7 +78,7 @@ class Address(NamedTuple):
     def hide(self, text: str) -> str:
         """The text without the password."""
         for secret in self.secrets:
-            text = text.replace(secret, "***")
+            text = masked(text, secret, self.name)
         return text
 
 
@@ -121,7 +122,10 @@ def address(url: str) -> Address:
     try:
         conninfo_to_dict(conninfo)
     except psycopg.Error as error:
-        raise ValidationError(found.hide(f"{name}: {str(error).strip()}.")) from None
+        text = str(error).strip()
+        for secret in found.secrets:  # wherever it is: what libpq can't read it repeats, in pieces
+            text = text.replace(secret, "***")
+        raise ValidationError(f"{name}: {text}.") from None
     return found
 
 
