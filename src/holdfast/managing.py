@@ -324,7 +324,8 @@ class Managing(Watching):
         """Delete runs that ended before `older_than` (a moment, or so long ago) and fit all that is given; how many.
 
         The oldest end first, at most `limit` (None: all), in small batches that others' writes go between: if it stops
-        half-way, what is gone is gone. Runs that have not ended stay. There are no events.
+        half-way, what is gone is gone. Runs that have not ended stay. There are no events. A run goes with all runs
+        below it, once all have ended: those are neither counted nor limited.
         """
         most = float("inf") if limit is None else checked_count(limit, "limit")
         return self._engine.purge(self._old(older_than, job, status, labels), most)

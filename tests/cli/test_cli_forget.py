@@ -10,7 +10,7 @@ import time
 import pytest
 from console_script import LONG, SCRIPT, Cli, Shop, environment, parsed
 
-from holdfast import Holdfast
+from holdfast import Holdfast, Step
 from holdfast.testing.clock import HandClock
 
 pytestmark = pytest.mark.sampled("commands: what they print is the same on every Python", every=8)
@@ -82,7 +82,7 @@ def test_purge_deletes_what_ended_before(cli: Cli, shop: Shop) -> None:
     ids = old(shop, 4)
     waits = shop.never.trigger().wait().id
     done = cli("runs", "purge", "--older-than", "2026-01-03T00:00Z", "-u", shop.url, "--yes")
-    assert (done.returncode, done.stdout) == (0, "Deleted 2 runs.\n")
+    assert (done.returncode, done.stdout) == (0, "Deleted 2 runs and whatever was below them.\n")
     assert left(shop) == [*ids[2:], waits]
     assert parsed(cli("runs", "purge", "--older-than", "1h", "-u", shop.url, "--yes", "--json")) == {
         "purged": 2,
@@ -96,10 +96,24 @@ def test_a_dry_run_says_how_many_and_deletes_none(cli: Cli, shop: Shop) -> None:
     done = cli("runs", "purge", "--older-than", "1d", "-u", shop.url, "--dry-run")
     assert done.returncode == 0
     assert done.stdout.startswith("3 runs that ended before ")
-    assert done.stdout.endswith("Nothing was deleted.\n")
+    assert done.stdout.endswith(", and whatever is below them. Nothing was deleted.\n")
     document = parsed(cli("runs", "purge", "--older-than", "1d", "-u", shop.url, "--dry-run", "--json"))
     assert document == {"purged": 0, "found": 3}
     assert left(shop) == ids
+
+
+def test_runs_below_go_with_the_one_above_and_are_said_to(cli: Cli, shop: Shop) -> None:
+    @shop.app.job
+    async def top(step: Step) -> None:
+        await step.gather(*[shop.greet.bind(name) for name in ("Ada", "Bob")])
+
+    for _ in range(2):
+        top.trigger().wait()
+    shop.work()
+    assert len(left(shop)) == 6
+    done = cli("runs", "purge", "--older-than", "0s", "--limit", "1", "-u", shop.url, "--yes")
+    assert (done.returncode, done.stdout) == (0, "Deleted 1 run and whatever was below it.\n")
+    assert len(left(shop)) == 3
 
 
 def test_purge_goes_by_job_status_label_and_limit(cli: Cli, shop: Shop) -> None:

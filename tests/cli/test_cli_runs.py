@@ -140,6 +140,7 @@ def test_the_url_may_come_from_the_environment(cli: Cli, shop: Shop) -> None:
         (["runs", "list", "-u", "sqlite://"], 2, "private"),
         (["runs", "list", "-u", "sqlite:///nowhere.db"], 5, "nowhere.db"),
         (["runs", "list", "-u", "oracle://me:pa/ss@w@host/db"], 2, "'oracle://…' is the URL of no database"),
+        (["runs", "list", "-u", "sqlite://me:pa/ss@w@host/db"], 2, "sqlite://me:***@host/db"),
         (["runs", "list", "-u", "mysql://me:pa/ss@w@host/db"], 2, "Write 'mysql://user:password@host/database'"),
         (["runs", "list", "-u", "{url}", "--status", "running"], 2, "Invalid status: running"),
         (["runs", "list", "-u", "{url}", "--label", "team"], 2, "key=value"),

@@ -73,7 +73,8 @@ def purge(
 ) -> None:
     """Delete runs that ended before a given time, the oldest first. Asks first; in a script say --yes.
 
-    Runs that have not ended stay, however old they are. May be stopped at any time: what is gone is gone.
+    A run goes with all runs below it, and stays while one of them has not ended. Only those at the top are counted,
+    also by --limit. May be stopped at any time: what is gone is gone.
     """
     needs_database(url, "purge", _INSTEAD)
     if not dry_run:
@@ -83,19 +84,21 @@ def purge(
     with database(url, "purge", _INSTEAD) as app:
         count = _count(app, before, wanted, limit)
         what = f"{many(count, 'run')} that ended before {moment(before)}"
+        below = f"whatever is below {'it' if count == 1 else 'them'}"
         if dry_run or not count:
             if as_json:
                 print_json({"purged": 0, "found": count})
             else:
-                say(f"{what}. Nothing was deleted." if count else f"No {what.removeprefix('0 ')}{_that_fit(wanted)}.")
+                none = f"No {what.removeprefix('0 ')}{_that_fit(wanted)}."
+                say(f"{what}, and {below}. Nothing was deleted." if count else none)
             return
         if not yes:
-            _ask(f"Delete {what}, with steps and logs, for good?")
+            _ask(f"Delete {what}, and {below}, with steps and logs, for good?")
         purged = _purge(app, before, wanted, count, quiet=as_json)
     if as_json:
         print_json({"purged": purged, "found": count})
     else:
-        say(f"Deleted {many(purged, 'run')}.")
+        say(f"Deleted {many(purged, 'run')} and whatever was below {'it' if purged == 1 else 'them'}.")
 
 
 def _count(app: Holdfast, before: datetime, wanted: dict[str, Any], limit: int | None) -> int:
