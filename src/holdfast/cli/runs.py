@@ -12,6 +12,8 @@ from ..basis.clock import from_datetime
 from ..basis.errors import HoldfastError, ValidationError
 from ..basis.ids import first_id
 from ..commit.reply import Reply
+from ..model.run import RunStatus
+from ..run import Run
 from . import exits
 from .choice import (
     AsJson,
@@ -35,6 +37,7 @@ from .terminal import show as show_table
 from .timeline import timeline
 from .tree import below, tree_of
 from .view import log_document, log_text, run_document, run_table, runs_table, step_document
+from .workers import why_nobody_takes
 
 runs: typer.Typer = typer.Typer(
     help="List, show, watch, cancel, retrigger, delete and purge runs.", no_args_is_help=True, epilog=exits.EPILOG
@@ -94,6 +97,7 @@ def show(
         members = below(app, run)
         steps = app.get_steps(run_id).wait()
         lines = app.get_logs(run_id).wait()
+        hint = "" if as_json else _hint(app, run)
     if as_json:
         print_json(
             {
@@ -105,7 +109,7 @@ def show(
             }
         )
         return
-    show_table(run_table(run, steps))
+    show_table(run_table(run, steps, hint))
     if members.runs:
         say("")
         show_table(tree_of(run, members, everything=all_steps))
@@ -123,6 +127,16 @@ def show(
             say(Text(f"… {len(lines) - len(shown)} earlier log lines (--all shows them)", style="dim"))
         for line in shown:
             say(log_text(line))
+
+
+def _hint(app: App, run: Run[Any]) -> str:
+    """Why nobody executes it, if that can be known."""
+    if run.status is not RunStatus.PENDING:
+        return ""
+    try:
+        return why_nobody_takes(run, app.workers().wait())
+    except HoldfastError:  # a server that lets us see runs need not let us see workers
+        return ""
 
 
 @runs.command(epilog=exits.EPILOG)

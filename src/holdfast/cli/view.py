@@ -158,8 +158,8 @@ def runs_table(runs: list[Run[Any]]) -> Table:
     return table
 
 
-def run_table(run: Run[Any], steps: Iterable[StepRecord] = ()) -> Table:
-    """What there is to say of one run, one fact per line; `steps` tell what it waits for."""
+def run_table(run: Run[Any], steps: Iterable[StepRecord] = (), hint: str = "") -> Table:
+    """What there is to say of one run, one fact per line; `steps` tell what it waits for, `hint` what it lacks."""
     room = max(20, console().width - 12)
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
@@ -175,6 +175,9 @@ def run_table(run: Run[Any], steps: Iterable[StepRecord] = ()) -> Table:
     fact("run", run.id)
     fact("job", plain_line(run.job_name))
     fact("status", status)
+    fact("", Text(plain_line(f"→ {hint}", 3 * room), style="yellow") if hint else None)
+    fact("queue", plain_line(run.queue) if run.queue != "default" else None)
+    fact("priority", str(run.priority) if run.priority else None)
     waits = [] if run.is_terminal else [open_wait(step) for step in steps if step.status == "waiting"]
     for said in waits[:_WAITS_SHOWN] or [run.waiting_for or ""]:
         fact("waits for", plain_line(said, 3 * room))

@@ -9,7 +9,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from ..model.run import RunStatus
 from ..model.worker import WorkerRecord
+from ..run import Run
 from .choice import AsJson, Url, opened
 from .terminal import ago, console, iso, plain_line, print_json, say, show
 
@@ -44,6 +46,22 @@ def workers(
         say("No workers.")
 
 
+def why_nobody_takes(run: Run[Any], found: list[WorkerRecord]) -> str:
+    """What keeps a run that is due from being executed, as far as the list of workers tells; empty if nothing does."""
+    if run.status is not RunStatus.PENDING or run.run_at > datetime.now(UTC):
+        return ""
+    alive = [worker for worker in found if worker.is_alive]
+    takes = [worker for worker in alive if run.queue in worker.queues]
+    if not alive:
+        return "no worker is alive"
+    if not takes:
+        return f"no worker that is alive takes the queue {run.queue}"
+    if not any(run.job_name in worker.jobs for worker in takes):
+        queue = "" if run.queue == "default" else f" in the queue {run.queue}"
+        return f"no worker that is alive has the job {run.job_name}{queue}"
+    return ""
+
+
 def worker_document(worker: WorkerRecord) -> dict[str, Any]:
     """A worker as an object. Keys are only ever added."""
     return {
@@ -68,6 +86,7 @@ def _table(found: list[WorkerRecord]) -> Table:
     table.add_column("SEEN", no_wrap=True, justify="right")
     if roomy:
         table.add_column("UP", no_wrap=True, justify="right")
+        table.add_column("QUEUES", overflow="fold")
         table.add_column("JOBS", overflow="fold")
     table.add_column("HOLDS", overflow="fold", min_width=12)
     now = datetime.now(UTC)
@@ -76,16 +95,13 @@ def _table(found: list[WorkerRecord]) -> Table:
         seen = f"{ago((now - worker.seen_at).total_seconds())} ago"
         cells = [Text(plain_line(f"{worker.host}:{worker.pid}", 80)), state, Text(seen)]
         if roomy:
-            cells += [Text(ago((now - worker.started_at).total_seconds())), _jobs(worker)]
+            cells += [Text(ago((now - worker.started_at).total_seconds())), _names(worker.queues), _names(worker.jobs)]
         table.add_row(*cells, _runs(worker, now))
     return table
 
 
-def _jobs(worker: WorkerRecord) -> Text:
-    text = Text(plain_line(", ".join(worker.jobs), 120))
-    if worker.queues != ("default",):
-        text.append(plain_line(f"  queues: {', '.join(worker.queues)}", 120), style="dim")
-    return text
+def _names(names: tuple[str, ...]) -> Text:
+    return Text(plain_line(", ".join(names), 120))
 
 
 def _runs(worker: WorkerRecord, now: datetime) -> Text:
