@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -156,6 +158,52 @@ def test_a_run_whose_time_is_over_here_is_cancelled_there(here: Holdfast, served
     with pytest.raises(RunTimedOut):
         far.run().wait(PATIENCE)
     until(lambda: served.app.get_runs(status="cancelled").wait(PATIENCE))
+
+
+def test_whether_it_is_tried_again_is_said_by_the_retry_of_the_run_not_by_that_of_the_job(
+    here: Holdfast, served: Served
+) -> None:
+    once = here.register(remote_job(served.client, asks, name="once", timeout=0.5))
+    run = once.options(retry=Retry(20)).trigger().wait(PATIENCE)
+    until(lambda: run.refresh().wait(PATIENCE).attempt)
+    (there,) = served.app.get_runs().wait(PATIENCE)
+    assert not there.is_terminal, "the next attempt follows it"
+    served.app.send_signal(there.id, "answer", 7).wait(PATIENCE)
+    assert run.result().wait(PATIENCE) == 7
+    assert len(served.app.get_runs().wait(PATIENCE)) == 1
+
+    often = here.register(remote_job(served.client, holds, name="often", timeout=0.5, retry=Retry(2)))
+    with pytest.raises(RunTimedOut):
+        often.options(retry=Retry(0)).run().wait(PATIENCE)
+    until(lambda: served.app.get_runs(job=holds, status="cancelled").wait(PATIENCE))
+
+
+def test_no_attempt_comes_after_the_deadline_so_the_run_there_is_cancelled(here: Holdfast, served: Served) -> None:
+    far = here.register(remote_job(served.client, holds, deadline=0.5, retry=Retry(5)))
+    with pytest.raises(RunTimedOut, match="deadline"):
+        far.run().wait(PATIENCE)
+    until(lambda: served.app.get_runs(status="cancelled").wait(PATIENCE))
+
+
+def test_nor_after_a_timeout_whose_retry_would_come_after_it(here: Holdfast, served: Served) -> None:
+    retry = Retry(5, delay=60)
+    far = here.register(remote_job(served.client, holds, timeout=0.5, deadline=30, retry=retry))
+    with pytest.raises(RunTimedOut, match="longer than 0"):
+        far.run().wait(PATIENCE)
+    until(lambda: served.app.get_runs(status="cancelled").wait(PATIENCE))
+
+
+def test_also_when_somebody_else_saw_that_the_deadline_is_over(tmp_path: Path, served: Served) -> None:
+    app = Holdfast(f"sqlite:///{tmp_path}/here.db", lease=2)
+    with app:
+        far = app.register(remote_job(served.client, holds, deadline=60, retry=Retry(5)))
+        run = far.trigger().wait(PATIENCE)
+        until(lambda: served.app.get_runs(status="leased").wait(PATIENCE))
+        with contextlib.closing(sqlite3.connect(tmp_path / "here.db")) as connection, connection:
+            connection.execute("update holdfast_runs set deadline_at = 1 where id = ?", (run.id,))
+        with pytest.raises(RunTimedOut):
+            run.result().wait(PATIENCE)
+        until(lambda: served.app.get_runs(status="cancelled").wait(PATIENCE))
 
 
 def test_a_worker_that_stops_leaves_the_run_there_alone_and_the_next_one_finds_it(

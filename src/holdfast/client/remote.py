@@ -58,14 +58,13 @@ class Elsewhere:
     client: Client
     target: Job[..., Any] | str
     options: TriggerOptions = field(repr=False)
-    retries: int
 
     async def __call__(self, step: Step, *args: Any, **kwargs: Any) -> Outcome:
         known: list[str] = []
 
         def told(reason: str) -> None:
             # No later attempt will follow it, so it shall not go on for nobody.
-            if reason == "cancelled" or (reason == "timeout" and step.attempt >= self.retries):
+            if reason == "cancelled" or (reason == "timeout" and step._execution.is_last):
                 for run_id in known:
                     self._cancel(run_id)
 
@@ -215,10 +214,7 @@ def remote_job(at: Any, job: Any, /, *, headers: Headers | None = None, **option
     if isinstance(at, Client) and headers is not None:
         raise DefinitionError("remote_job: the client has headers of its own.")
     target: Job[..., Any] | str = job if isinstance(job, str) else client.job(job)
-    retry = given.get("retry")
-    body = Elsewhere(
-        client, target, TriggerOptions() if isinstance(job, str) else job._options, retry.max_retries if retry else 0
-    )
+    body = Elsewhere(client, target, TriggerOptions() if isinstance(job, str) else job._options)
     if isinstance(job, str):
         signature = Composed(Signature(_by_name, STEP_TYPES), shape_of)
         key = "".join(one if one.isalnum() else "_" for one in job)

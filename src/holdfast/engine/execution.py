@@ -89,6 +89,7 @@ class Execution:
         self.limits: Limits = NO_LIMITS
         self.timed_out: bool = False
         """The time of this attempt is over: all that is left is to write that."""
+        self._late: Outcome | None = None
         self._timers: list[Timer] = []
         self._began_at = 0.0
         self._rests_since: float | None = None
@@ -334,9 +335,19 @@ class Execution:
 
         self._left = self.worker.spawn(end())
 
+    @property
+    def is_last(self) -> bool:
+        """To be asked when its signal is set to `timeout`: whether no attempt will follow."""
+        if self.closed and self._late is None:
+            return True  # somebody else saw that its deadline is over, and has ended it
+        return self._too_late().cause is not Cause.RETRY
+
     def _too_late(self) -> Outcome:
-        now = self.engine.clock.now()
-        return self.limits.after(self.limits.timed_out(now), None, now, self.engine.chance)
+        """What the run comes to, decided once: what was told of it stays true, whatever the jitter would say later."""
+        if self._late is None:
+            now = self.engine.clock.now()
+            self._late = self.limits.after(self.limits.timed_out(now), None, now, self.engine.chance)
+        return self._late
 
     async def _call_job(self) -> Any:
         self._watch_the_time()
