@@ -19,6 +19,7 @@ from far import (
     Served,
     Table,
     anything,
+    app_on,
     asks,
     fails,
     holds,
@@ -31,6 +32,7 @@ from far import (
     until,
 )
 
+from asking import serving
 from holdfast import (
     ChildResult,
     ConflictError,
@@ -49,6 +51,8 @@ from holdfast import (
     WouldDeadlock,
 )
 from holdfast.client import Client, NamedJob
+from holdfast.http import Auth
+from house import House
 
 pytestmark = [
     pytest.mark.sampled("the client: the same on every Python", every=8),
@@ -427,6 +431,27 @@ def test_runs_below_are_listed(form: str, served: Served) -> None:
     assert told(form, lambda: client.get_runs(parent=above.id, status="failed")) == []
     with pytest.raises(NotFoundError, match="Run not found: nothing"):
         told(form, lambda: client.get_runs(parent="nothing"))
+
+
+def test_runs_below_that_may_not_be_seen_end_no_list_and_are_not_counted(house: House) -> None:
+    hidden: set[str] = set()
+    app = app_on(house.url)
+    auth = Auth(authenticate=lambda _: "ada", on_run_access=lambda who, run, operation: run.id not in hidden)
+    with serving(app.asgi(auth=auth, max_page=2), lifespan="on") as url, Client(url) as client:
+        above = client.job(parent).trigger_and_wait(8).wait(PATIENCE)
+        below = [one.id for one in client.get_runs(parent=above.id).wait(PATIENCE)]
+        assert len(below) == 8
+        hidden.update((*below[:3], below[5]))
+        seen = [below[4], below[6], below[7]]
+
+        def listed(**how: Any) -> list[str]:
+            return [one.id for one in client.get_runs(parent=above.id, **how).wait(PATIENCE)]
+
+        assert listed(limit=None) == [below[3], *seen]
+        assert listed(offset=1, limit=None) == seen
+        assert listed(offset=1, limit=2) == seen[:2]
+        assert listed(before=below[3], limit=1) == seen[:1]
+        assert listed(limit=0) == listed(offset=4) == []
 
 
 # -- life ----------------------------------------------------------------------------------------------------

@@ -558,7 +558,7 @@ def test_t5_runs_below_a_run_and_those_that_it_triggers_are_of_the_same_tenant(h
             ask = Asking(app, auth=OF_TENANTS)
             run_id = (await ask.post("/trigger", {"jobName": "parent"}, headers=as_("a"))).json["runId"]
             await app.wait_for_run(run_id)
-            (child,) = (await ask.get("/run/children", {"runId": run_id}, headers=as_("a"))).json
+            (child,) = (await ask.get("/run/children", {"runId": run_id}, headers=as_("a"))).json["runs"]
             assert (child["labels"], child["parentId"]) == ({"tenant": "a"}, run_id)
             above = (await ask.post("/trigger", {"jobName": "triggering"}, headers=as_("a"))).json["runId"]
             triggered = (await app.wait_for_run(above)).output

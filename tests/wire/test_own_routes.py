@@ -132,12 +132,16 @@ def test_children_are_listed_newest_first_and_in_pages(house: House) -> None:
     async def test(ask: Asking) -> None:
         run_id = await ask.trigger("parent")
         await ended(ask, run_id)
-        children = (await ask.get("/run/children", {"runId": run_id})).json
+        answer = (await ask.get("/run/children", {"runId": run_id})).json
+        children = answer["runs"]
+        assert answer["nextBefore"] is None
         assert [(child["input"], child["parentId"], child["rootId"]) for child in children] == [
             ({"number": n}, run_id, run_id) for n in (2, 1, 0)
         ]
-        page = await ask.get("/run/children", {"runId": run_id, "limit": "1", "before": children[0]["id"]})
-        assert [child["id"] for child in page.json] == [children[1]["id"]]
+        page = (await ask.get("/run/children", {"runId": run_id, "limit": "1", "before": children[0]["id"]})).json
+        assert ([child["id"] for child in page["runs"]], page["nextBefore"]) == ([children[1]["id"]], children[1]["id"])
+        page = (await ask.get("/run/children", {"runId": run_id, "limit": "1", "before": children[1]["id"]})).json
+        assert ([child["id"] for child in page["runs"]], page["nextBefore"]) == ([children[2]["id"]], None)
 
     run(test, house)
 

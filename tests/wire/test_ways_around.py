@@ -122,9 +122,9 @@ def test_children_of_a_status_and_a_state_that_exclude_each_other_are_none(house
         app = ask.handler.app
         above = await app.trigger(parent.bind())
         await app.process_until_idle()
-        assert len((await ask.get("/run/children", {"runId": above.id})).json) == 1
+        assert len((await ask.get("/run/children", {"runId": above.id})).json["runs"]) == 1
         both = {"runId": above.id, "status": "failed", "state": "pending"}
-        assert (await ask.get("/run/children", both)).json == []
+        assert (await ask.get("/run/children", both)).json == {"runs": [], "nextBefore": None}
 
     run(test, house)
 

@@ -418,27 +418,29 @@ class Client:
         if parent is not None:
             fixed.append(("runId", checked_text(parent, "parent")))
 
+        # Below a run some may not be shown to us. They are not to be counted, and the server would.
+        skipped = 0 if parent is None else offset
+        enough = None if most is None else skipped + most
+
         async def work() -> list[Any]:
             found: list[Any] = []
             place = start
-            while most is None or len(found) < most:
-                wanted = _PAGE if most is None else min(_PAGE, most - len(found))
+            while enough is None or len(found) < enough:
+                wanted = _PAGE if enough is None else min(_PAGE, enough - len(found))
                 params: list[tuple[str, str | int]] = [*fixed, ("most", wanted)]
                 if place is not None:
                     params.append(("before", place))
-                if not found and offset:
-                    params.append(("offset", offset))
                 if parent is None:
+                    if not found and offset:
+                        params.append(("offset", offset))
                     page = await line.get("/runs/records", params)
-                    found += page["runs"]
-                    place = page["nextBefore"]
                 else:
                     page = await self._of_run(parent, line.get("/run/children", params))
-                    found += page
-                    place = page[-1]["id"] if page else None
+                found += page["runs"]
+                place = page["nextBefore"]
                 if place is None:
                     break
-            return found[:most]
+            return found[skipped:enough]
 
         return line.lazily("runs", work, lambda found: [self._seen(one) for one in found])
 

@@ -63,17 +63,23 @@ async def logs(asked: Asked) -> Response:
 
 
 async def children(asked: Asked) -> Response:
-    """Runs directly below it, newest first."""
+    """A page of the runs directly below it, newest first; with `nextBefore` as `before` the next one, until it is null.
+
+    Those that may not be seen are left out, so a page may have fewer, or none, and others follow all the same.
+    """
     asked.scope.update(asked.given_scope())
     labels = asked.scope.get("labels") or {}
     found: list[Run[Any]] = []
-    states = asked.states()
+    states, limit = asked.states(), min(asked.page(), asked.at_most())
     if not asked.sees_nothing and asked.is_theirs({**asked.tenant, **labels}):
         found = await asked.app._get_runs(
             parent=asked.run.id, jobs=asked.job_names(), status=states, labels={**labels, **asked.tenant},
-            limit=min(asked.page(), asked.at_most()), offset=asked.scope.get("offset", 0), before=asked.param("before"),
+            limit=limit + 1, offset=asked.scope.get("offset", 0), before=asked.param("before"),
         )  # fmt: skip
-    return json_response([full_run(run) for run in found if await asked.may(run, asked.need)])
+    page = found[:limit]
+    more = page[-1].id if page and len(found) > limit else None
+    shown = [full_run(run) for run in page if await asked.may(run, asked.need)]
+    return json_response({"runs": shown, "nextBefore": more})
 
 
 async def jobs(asked: Asked) -> Response:

@@ -117,7 +117,7 @@ ROUTES: tuple[Route, ...] = (
         "GET", "/run/events", Need.SUBSCRIBE, streaming.follow, EVENTS, (RUN_ID, PLACE, LAST_ID), is_stream=True,
         has_end=True,
     ),
-    Route("GET", "/run/children", Need.CHILDREN, reading.children, array(FULL_RUN), (RUN_ID, *FILTER)),
+    Route("GET", "/run/children", Need.CHILDREN, reading.children, PAGE, (RUN_ID, *FILTER)),
     Route("POST", "/signal", Need.SIGNAL, acting.signal, SUCCESS, (RUN_ID,), SIGNAL),
     Route("POST", "/wake", Need.WAKE, acting.wake, NEW_RUN, body=WAKE),
     Route("POST", "/runs/cancel", Need.BULK, acting.cancel_many, BULK, BULKS),
