@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar, overload
 
@@ -81,6 +81,16 @@ class Managing(Watching):
         if connection is not None:
             return self._engine.triggers.inside(connection, news, convert)
         return self._engine.triggers.many(news, convert)
+
+    def _standing(self, calls: Sequence[Call[Any]]) -> Reply[list[Run[Any] | None]]:
+        """The run that each of these would lead to now by one of its keys, without writing; None: there is none."""
+        store, news = self._engine.store, [call.new_run("", {}) for call in calls]
+
+        def convert(found: list[Triggered | None]) -> list[Run[Any] | None]:
+            leads = [one is not None and one.disposition != "conflict" for one in found]
+            return [self._seen(one.run) if led and one else None for led, one in zip(leads, found, strict=True)]
+
+        return self._engine.reader.read("find_standing", lambda c: store.find_standing(c, news), convert)
 
     def _check(self, call: Call[Any], verb: str) -> None:
         given: object = call

@@ -43,8 +43,8 @@ WRITES = (
     "check_in", "check_out", "forget_workers",
 )  # fmt: skip
 READS = (
-    "find_runs", "find_steps", "find_attempts", "failed_tries", "find_logs", "has_claimable", "lost_leases", "ended",
-    "find_old", "follow", "step_marks", "marked_steps", "logs_after", "find_workers",
+    "find_runs", "find_standing", "find_steps", "find_attempts", "failed_tries", "find_logs", "has_claimable",
+    "lost_leases", "ended", "find_old", "follow", "step_marks", "marked_steps", "logs_after", "find_workers",
 )  # fmt: skip
 
 

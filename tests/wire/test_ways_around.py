@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from asking import Asking
 from holdfast import Children, NotFoundError, PayloadTooLarge, job
+from holdfast.engine.call import Call
 from holdfast.http import Auth, Request
 from house import House
 
@@ -247,6 +248,60 @@ def test_many_of_which_one_leads_to_somebody_elses_run_leave_nothing_behind(hous
         refused = await ask.post("/runs/trigger", {"calls": [{"jobName": "nothing"}, theirs]}, headers=as_("bob"))
         assert refused.status == 409
         assert house.status() == ["pending"], "that of ada"
+
+    run(test, house, on_run_access=lambda name, run, _: run.labels.get("owner") == name)
+
+
+def test_many_of_which_one_leads_to_somebody_elses_run_are_refused_before_any_of_them_begins(
+    house: House,
+) -> None:
+    began: list[int] = []
+
+    @job
+    async def begins(n: int) -> None:
+        began.append(n)
+
+    async def on_run_access(name: str, run: Any, _: str) -> bool:
+        await asyncio.sleep(0.2)  # long enough for a run to begin and end
+        return run.labels.get("owner") == name
+
+    async def test(ask: Asking) -> None:
+        theirs = {"jobName": "begins", "input": {"n": 0}, "idempotencyKey": "k"}
+        mine = [{"jobName": "begins", "input": {"n": n}} for n in (1, 2)]
+        labelled = {**theirs, "labels": {"owner": "ada"}}
+        assert (await ask.post("/trigger", labelled, headers=as_("ada"))).status == 200
+        refused = await ask.post("/runs/trigger", {"calls": [*mine, theirs]}, headers=as_("bob"))
+        assert (refused.status, refused.error) == (409, "calls[2]: There is a run of this key already.")
+        await asyncio.sleep(0.2)
+        assert (len(house.status()), began) == (1, [0])
+
+    async def main() -> None:
+        async with house.app(begins) as app:
+            await test(Asking(app, auth=Auth(authenticate=who, on_run_access=on_run_access)))
+
+    asyncio.run(main())
+
+
+def test_what_was_written_beside_a_run_that_came_meanwhile_stays_and_is_named(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(ask: Asking) -> None:
+        app = ask.handler.app
+        look = app._standing
+
+        async def looked(calls: Sequence[Call[Any]]) -> Any:
+            found = await look(calls)
+            await app._trigger(calls[-1])  # by somebody else, between the look and the write
+            return found
+
+        monkeypatch.setattr(app, "_standing", looked)
+        calls = [{"jobName": "nothing", "labels": {"owner": "bob"}}, {"jobName": "nothing", "idempotencyKey": "k"}]
+        refused = await ask.post("/runs/trigger", {"calls": calls}, headers=as_("bob"))
+        (written,) = (await ask.get("/runs", {"label.owner": "bob"}, headers=as_("bob"))).json
+        assert refused.status == 409
+        assert refused.error.startswith("calls[1]: There is a run of this key already. ")
+        assert written["id"] in refused.error
+        assert house.status() == ["pending", "pending"]
 
     run(test, house, on_run_access=lambda name, run, _: run.labels.get("owner") == name)
 

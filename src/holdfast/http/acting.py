@@ -38,6 +38,9 @@ from .need import Need
 from .schemas import TRIGGER
 from .wire import camel, statuses_of
 
+#: Of a run that is not to be shown: that there is one can't be hidden from who may not make another.
+HIDDEN = "There is a run of this key already."
+
 
 async def trigger(asked: Asked) -> Response:
     """Write a run. What may be wrong is looked at in the order of the ancestor."""
@@ -90,7 +93,7 @@ async def triggered(asked: Asked, call: Call[Any]) -> Run[Any]:
 async def check_shown(asked: Asked, run: Run[Any]) -> None:
     """A key may have led to a run that whoever asks may not see."""
     if run.disposition != "created" and not await asked.may(run, Need.READ):
-        raise ConflictError("There is a run of this key already.")
+        raise ConflictError(HIDDEN)
 
 
 def _job(asked: Asked, name: object) -> Job[..., Any]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 from ..basis.errors import ConflictError, NotFoundError, ValidationError
+from ..engine.call import Call
 from ..run import Run
-from .acting import call_of, check_shown, triggered
+from .acting import HIDDEN, call_of, triggered
 from .asked import Asked
 from .messages import Response, json_response
+from .need import Need
 from .schemas import MOST_CALLS
 from .wire import full_run
 
@@ -39,7 +40,11 @@ async def list_records(asked: Asked) -> Response:
 
 
 async def trigger_many(asked: Asked) -> Response:
-    """Write a run of each call, all or none; the runs, in the order of the calls."""
+    """Write a run of each call, all or none; the runs, in the order of the calls.
+
+    What has been written may have begun at once, and is not taken back: who asks may see what the keys lead to, or
+    nothing is written.
+    """
     calls = (await asked.body()).get("calls")
     if not isinstance(calls, list) or not all(isinstance(one, dict) for one in calls):
         raise ValidationError("calls: give a list of objects, each as for /trigger.")
@@ -53,24 +58,43 @@ async def trigger_many(asked: Asked) -> Response:
             checked.append(await call_of(asked, body, is_strict=True))
         except (ValidationError, NotFoundError, ConflictError) as error:
             raise type(error)(f"calls[{index}]: {error.message}") from error
+    seen = await _check_standing(asked, checked)
     runs = await asked.app.trigger_many(checked)
-    try:
-        for run in runs:
-            await check_shown(asked, run)
-    except BaseException:
-        await _take_back(asked, runs)
-        raise
+    await _check_met(asked, runs, seen)
     return _told(runs)
 
 
-async def _take_back(asked: Asked, runs: list[Run[Any]]) -> None:
-    """All or none: what was written beside a run that is not to be shown goes again, whether it has begun or not."""
-    for run in runs:
-        if run.disposition == "created":
-            with contextlib.suppress(ConflictError, NotFoundError):
-                await asked.app.cancel(run.id)
-            with contextlib.suppress(ConflictError, NotFoundError):
-                await asked.app.delete_run(run.id)
+async def _check_standing(asked: Asked, calls: list[Call[Any]]) -> set[str]:
+    """Nothing is written if a key leads to a run that whoever asks may not see. The ids of those that they may."""
+    seen: set[str] = set()
+    keyed = [index for index, call in enumerate(calls) if _has_key(call)]
+    if not keyed or asked.auth is None:
+        return seen  # without hooks everybody may see everything
+    standing = await asked.app._standing([calls[index] for index in keyed])
+    for index, run in zip(keyed, standing, strict=True):
+        if run is None or run.id in seen:
+            continue
+        if not await asked.may(run, Need.READ):
+            raise ConflictError(f"calls[{index}]: {HIDDEN}")
+        seen.add(run.id)
+    return seen
+
+
+def _has_key(call: Call[Any]) -> bool:
+    return call.options.idempotency_key is not None or call.options.concurrency_key is not None
+
+
+async def _check_met(asked: Asked, runs: list[Run[Any]], seen: set[str]) -> None:
+    """The same of runs that have come only since: then the others are written, and may have begun. They stay."""
+    made = [run.id for run in runs if run.disposition == "created"]
+    seen |= {*made}
+    for index, run in enumerate(runs):
+        if run.id in seen:
+            continue
+        if not await asked.may(run, Need.READ):
+            told = f" It has come only now: these runs of the other calls are written: {', '.join(made)}."
+            raise ConflictError(f"calls[{index}]: {HIDDEN}{told if made else ''}")
+        seen.add(run.id)
 
 
 def _told(runs: list[Run[Any]]) -> Response:

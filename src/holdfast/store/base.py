@@ -698,6 +698,10 @@ class Store(ABC):
         """Runs, newest first."""
 
     @abstractmethod
+    def find_standing(self, connection: Any, runs: Sequence[NewRun]) -> list[Triggered | None]:
+        """What `trigger` would answer for each of these, each by itself, if it did not write; None where it would."""
+
+    @abstractmethod
     def find_steps(self, connection: Any, run_id: str, *, first: int = 0, until: int | None = None) -> list[StepRow]:
         """Saved steps with first <= position < until, in order of position."""
 

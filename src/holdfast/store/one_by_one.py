@@ -263,8 +263,11 @@ class OneByOne(BelowOneByOne):
     def trigger(self, tx: Tx, runs: Sequence[NewRun]) -> list[Triggered]:
         return [self._trigger(tx, run) for run in runs]
 
-    def _trigger(self, tx: Tx, new: NewRun) -> Triggered:
-        runs = self.tables(tx.connection).runs
+    def find_standing(self, connection: Any, runs: Sequence[NewRun]) -> list[Triggered | None]:
+        return [self._standing(connection, run) for run in runs]
+
+    def _standing(self, connection: Any, new: NewRun) -> Triggered | None:
+        runs = self.tables(connection).runs
         if (mine := runs.get(new.id)) is not None:
             return Triggered(mine, "created")
         of_job = [run for run in runs.values() if run.job_name == new.job_name]
@@ -284,6 +287,11 @@ class OneByOne(BelowOneByOne):
         active = [run for run in of_key if run.completed_at is None]
         if active and new.coalesce == "active":
             return Triggered(max(active, key=lambda run: run.id), "coalesced")
+        return None
+
+    def _trigger(self, tx: Tx, new: NewRun) -> Triggered:
+        if (standing := self._standing(tx.connection, new)) is not None:
+            return standing
         run_at = tx.now + new.delay if new.run_at is None else new.run_at
         fresh: dict[str, Any] = dict.fromkeys(RunRow._fields) | {
             **{name: getattr(new, name) for name in RunRow._fields if name in NewRun._fields},

@@ -258,17 +258,9 @@ class Relational(Below):
         if labelled:
             self._label(tx, labelled)
         standing: dict[int, Triggered] = {}
-        kind: Disposition | Literal["conflict"]
         if len(created) < len(runs):
             places = {run.id: index for index, run in enumerate(runs) if run.id in created}
-            for index, place, *columns in self._ask(tx.connection, "find_triggered", rows):
-                if places.get(columns[0], index) > index:
-                    continue  # asked for after this one
-                if place < len(_DISPOSITIONS):
-                    kind = _DISPOSITIONS[place]
-                else:
-                    kind = "coalesced" if runs[index].coalesce else "conflict"
-                standing.setdefault(index, Triggered(RunRow(*columns), kind))
+            standing = self._standing(tx.connection, runs, rows, places)
         answers = []
         for index, run in enumerate(runs):
             if run.id in created:
@@ -278,6 +270,28 @@ class Relational(Below):
             else:
                 raise PlayAgain("the run that stood in the way of another one is gone by now")
         return answers
+
+    def _standing(
+        self, connection: Any, runs: Sequence[NewRun], rows: Sequence[Any], places: Mapping[str, int]
+    ) -> dict[int, Triggered]:
+        """What stands in the way of these, by index. `places`: where runs of this call were asked for themselves."""
+        standing: dict[int, Triggered] = {}
+        kind: Disposition | Literal["conflict"]
+        for index, place, *columns in self._ask(connection, "find_triggered", rows):
+            if places.get(columns[0], index) > index:
+                continue  # asked for after this one
+            if place < len(_DISPOSITIONS):
+                kind = _DISPOSITIONS[place]
+            else:
+                kind = "coalesced" if runs[index].coalesce else "conflict"
+            standing.setdefault(index, Triggered(RunRow(*columns), kind))
+        return standing
+
+    def find_standing(self, connection: Any, runs: Sequence[NewRun]) -> list[Triggered | None]:
+        # Times and inputs are not asked about.
+        rows = [insertable(run._replace(input=""), None, None) for run in runs]
+        standing = self._standing(connection, runs, rows, {})
+        return [standing.get(index) for index in range(len(runs))]
 
     def _rows(self, tx: Tx, runs: Sequence[NewRun]) -> list[Any]:
         """What `insert_runs` takes of these runs."""

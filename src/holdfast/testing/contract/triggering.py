@@ -74,6 +74,28 @@ class TriggerContract(StoreBench):
         answer = self.do("trigger", [self.new(idempotency_key="k")])[0]
         assert (answer.disposition, answer.run.id, answer.run.output) == ("idempotent", lease.run_id, "42")
 
+    def test_what_a_trigger_would_be_answered_is_found_without_writing(self) -> None:
+        one = self.trigger(idempotency_key="k", concurrency_key="c")
+        other = self.trigger(tenant="a", idempotency_key="k")
+        held = self.trigger("held", concurrency_key="h")
+        assert [run.id for run in self.claim("held")] == [held]
+        asked = [
+            self.new(input="x" * 1000, idempotency_key="k"), self.new(), self.new(tenant="a", idempotency_key="k"),
+            self.new(concurrency_key="c"), self.new(concurrency_key="c", coalesce="skip"), self.new("b"),
+            self.new("b", idempotency_key="k", concurrency_key="c"), self.new("held", concurrency_key="h"),
+            self.new("held", concurrency_key="h", coalesce="skip"),
+            self.new("held", concurrency_key="h", coalesce="active"),
+            self.new(idempotency_key="new"), self.new(idempotency_key="new"),
+        ]  # fmt: skip
+        found = self.store.find_standing(self.connection, asked)
+        assert [one and (one.run.id, one.disposition) for one in found] == [
+            (one, "idempotent"), None, (other, "idempotent"), (one, "conflict"), (one, "coalesced"), None, None, None,
+            None, (held, "coalesced"), None, None,
+        ]  # fmt: skip
+        assert found[0] == Triggered(self.run(one), "idempotent")
+        assert self.store.find_standing(self.connection, []) == []
+        assert self.runs() == [held, other, one]
+
     def test_idempotency_keys_belong_to_a_job(self) -> None:
         assert self.trigger("a", idempotency_key="k") != self.trigger("b", idempotency_key="k")
 
