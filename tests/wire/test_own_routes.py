@@ -233,6 +233,17 @@ def test_a_wake_that_can_not_be_is_refused(body: Any, status: int, error: str, h
     run(test, house, worker=False)
 
 
+@pytest.mark.parametrize("output", ["1e400", "[1, -1e400]", '{"a": {"b": 1e400}}'])
+def test_a_wake_with_a_number_that_is_too_large_is_refused(output: str, house: House) -> None:
+    async def test(ask: Asking) -> None:
+        ask.handler.app.sleeping("anything")
+        refused = await ask.post("/wake", f'{{"jobName": "anything", "key": "k", "output": {output}}}'.encode())
+        assert (refused.status, refused.error) == (400, "output: a number in it is too large.")
+        assert house.status() == []
+
+    run(test, house, worker=False)
+
+
 # -- many at once ------------------------------------------------------------------------------------------
 
 

@@ -279,6 +279,8 @@ def _typed(job: SleepingJob[Any], given: Any) -> Any:
         return job._definition.signature.output.validate_json(to_json(given))
     except pydantic.ValidationError as error:
         raise ValidationError(f"output: {problems(error)}") from None
+    except ValueError:  # a number such as 1e400 was read as infinite, which has no form in JSON
+        raise ValidationError("output: a number in it is too large.") from None
 
 
 async def cancel_many(asked: Asked) -> Response:
