@@ -534,6 +534,8 @@ def test_t5_keys_of_two_tenants_have_nothing_to_do_with_each_other(house: House)
         refused = await ask.post("/trigger", second, headers=as_("b"))
         assert (refused.status, 'concurrency key "c" in' in refused.error) == (409, True)
         assert "tenant" not in refused.error
+        among = await ask.post("/runs/trigger", {"calls": [{"jobName": "nothing"}, second]}, headers=as_("b"))
+        assert (among.status, among.error) == (409, f"calls[1]: {refused.error}")
         skipped = await ask.post("/trigger", second | {"coalesce": "skip"}, headers=as_("b"))
         assert skipped.json == {"runId": answers[1].json["runId"], "disposition": "coalesced"}
         await ask.post("/cancel", params={"runId": answers[1].json["runId"]}, headers=as_("b"))

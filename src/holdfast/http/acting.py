@@ -85,7 +85,7 @@ async def triggered(asked: Asked, call: Call[Any]) -> Run[Any]:
     try:
         run = await asked.app._trigger(call)
     except ConflictError as error:
-        raise _taken(asked, call.options.concurrency_key, call.job_name) from error
+        raise taken(asked, call.options.concurrency_key, call.job_name) from error
     await check_shown(asked, run)
     return run
 
@@ -197,8 +197,8 @@ def _prefix(asked: Asked) -> str:
     return f"{asked.tenant_text}:"
 
 
-def _taken(asked: Asked, key: str | None, job_name: str) -> ConflictError:
-    """The same in the words of the ancestor; the key as it was sent."""
+def taken(asked: Asked, key: str | None, job_name: str) -> ConflictError:
+    """That a run of the key waits, in the words of the ancestor; the key as it was sent."""
     sent = (key or "").removeprefix(_prefix(asked)) if asked.tenant else key
     return ConflictError(
         f'A pending run already exists for concurrency key "{sent}" in job "{job_name}". '
@@ -221,7 +221,7 @@ async def _again(asked: Asked, run: Run[Any], key: str | None) -> Run[Any]:
     except ConflictError as error:
         if not run.is_terminal or run.concurrency_key is None:
             raise
-        raise _taken(asked, run.concurrency_key, run.job_name) from error
+        raise taken(asked, run.concurrency_key, run.job_name) from error
     await check_shown(asked, again)
     return again
 

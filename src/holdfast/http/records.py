@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ..basis.errors import ConflictError, NotFoundError, ValidationError
 from ..engine.call import Call
 from ..run import Run
-from .acting import HIDDEN, call_of, triggered
+from .acting import HIDDEN, call_of, taken, triggered
 from .asked import Asked
 from .messages import Response, json_response
 from .need import Need
 from .schemas import MOST_CALLS
 from .wire import full_run
+
+_INDEX = re.compile(r"calls\[(\d+)\]: ")
 
 
 async def record(asked: Asked) -> Response:
@@ -59,9 +62,22 @@ async def trigger_many(asked: Asked) -> Response:
         except (ValidationError, NotFoundError, ConflictError) as error:
             raise type(error)(f"calls[{index}]: {error.message}") from error
     seen = await _check_standing(asked, checked)
-    runs = await asked.app.trigger_many(checked)
+    try:
+        runs = await asked.app.trigger_many(checked)
+    except ConflictError as error:
+        raise _as_sent(asked, checked, error) from error
     await _check_met(asked, runs, seen)
     return _told(runs)
+
+
+def _as_sent(asked: Asked, calls: list[Call[Any]], error: ConflictError) -> ConflictError:
+    """The same as for one: of a tenant the key that stands in rows is another than the one that was sent."""
+    named = _INDEX.match(error.message)
+    if named is None:
+        return error
+    call = calls[int(named[1])]
+    said = taken(asked, call.options.concurrency_key, call.job_name)
+    return ConflictError(f"{named[0]}{said.message}")
 
 
 async def _check_standing(asked: Asked, calls: list[Call[Any]]) -> set[str]:
