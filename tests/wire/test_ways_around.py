@@ -344,6 +344,38 @@ def test_a_misspelt_option_is_refused_unless_a_hook_takes_it_out(house: House) -
     run(test, house, on_trigger=on_trigger)
 
 
+def test_a_hook_of_triggers_may_say_which_job_it_is_and_that_one_is_checked(house: House) -> None:
+    def on_trigger(_: str, body: dict[str, Any]) -> None:
+        body["jobName"] = body.pop("instead")
+
+    async def test(ask: Asking) -> None:
+        made = await ask.post("/trigger", {"jobName": "nothing", "instead": "number", "input": {"n": 1}})
+        assert (await ask.get("/run", {"runId": made.json["runId"]})).json["jobName"] == "number"
+        refused = await ask.post("/trigger", {"jobName": "nothing", "instead": "number", "input": {}})
+        assert (refused.status, refused.error[:13]) == (400, "Invalid input")
+        unknown = await ask.post("/trigger", {"jobName": "nothing", "instead": "nobody"})
+        assert (unknown.status, unknown.error) == (404, "Job not found: nobody")
+
+    run(test, house, on_trigger=on_trigger)
+
+
+def test_a_hook_of_triggers_does_not_make_a_wake_one_of_another_job(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    def on_trigger(_: str, body: dict[str, Any]) -> None:
+        body["jobName"] = "other"
+
+    async def test(ask: Asking) -> None:
+        for name in ("approval", "other"):
+            ask.handler.app.sleeping(name, output=int)
+        broken = await ask.post("/wake", {"jobName": "approval", "key": "k", "output": 1})
+        assert (broken.status, house.status()) == (500, [])
+        assert "on_trigger made a wake of approval one of other" in caplog.text
+        assert (await ask.post("/wake", {"jobName": "other", "key": "k", "output": 1})).status == 200
+
+    run(test, house, on_trigger=on_trigger)
+
+
 @pytest.mark.parametrize("given", [{"jobName": "nothing"}, "yes", 1, []], ids=["body", "text", "number", "list"])
 def test_a_body_that_a_hook_of_triggers_returns_is_not_ignored_without_a_word(
     given: Any, house: House, caplog: pytest.LogCaptureFixture

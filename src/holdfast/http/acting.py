@@ -60,6 +60,7 @@ async def call_of(asked: Asked, body: dict[str, Any], *, is_strict: bool = False
         if given is not None and given is not True and given is not body:  # of another one nothing would count
             raise TypeError(f"on_trigger gave {type(given).__name__}, not None or a bool: it changes the body in place")
         _check_names(body, is_strict=False)  # only now: the hook may have taken out names of its own
+        job = _job(asked, body.get("jobName"))  # that, too, it may have changed
     options = _options(body)
     if is_strict:
         _check_input_names(job, body.get("input"))
@@ -267,6 +268,8 @@ async def wake(asked: Asked) -> Response:
     text = asked.app._last_word(job, output, error)
     # There may be no run of this key yet: then it is made, as by a trigger.
     call = await call_of(asked, {"jobName": job.name, "input": {"key": key}})
+    if call.job_name != job.name:  # what was said was checked for this one
+        raise TypeError(f"on_trigger made a wake of {job.name} one of {call.job_name}: it can't be that of another job")
     run = await asked.app._trigger(call)
     if run.disposition != "created" and not await asked.may(run, Need.WAKE):
         raise Reject(404, "Run not found")
