@@ -11,8 +11,7 @@ import pytest
 
 from asking import Asking
 from holdfast import Children, Step, job
-from holdfast.http.need import Need
-from holdfast.http.routes import ROUTES
+from holdfast.http.routes import ROUTES, RUN_ID
 from holdfast.http.wire import camel
 from house import House, until
 
@@ -345,7 +344,7 @@ def test_what_is_answered_is_what_the_schemas_say(house: House) -> None:
                         "/wake": {"jobName": "approval", "key": "k", "output": 1},
                     }[route.path]
                     assert fits(body, route.body) == []
-                params = {} if route.need is Need.BULK else {"runId": run_id}
+                params = {"runId": run_id} if RUN_ID in route.params else {}
                 answer = await ask.ask(route.method, route.path, params, body)
                 if answer.status == 200:
                     assert fits(answer.json, route.answer) == [], route.path

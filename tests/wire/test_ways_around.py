@@ -215,6 +215,76 @@ def test_a_body_that_a_hook_has_read_is_there_for_the_route(house: House) -> Non
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("path", ["/runs/cancel", "/runs/retrigger", "/runs/records", "/run/children"])
+def test_a_label_given_twice_is_refused_where_only_our_own_client_asks(path: str, house: House) -> None:
+    async def test(ask: Asking) -> None:
+        ids = [await ask.trigger("nothing", {}, labels={"team": team}) for team in ("a", "b")]
+        twice = [("runId", ids[0])] if path == "/run/children" else []
+        twice += [("label.team", "a"), ("label.topic", "x"), ("label.team", "b")]
+        refused = await ask.ask("POST" if path in ("/runs/cancel", "/runs/retrigger") else "GET", path, twice)
+        assert (refused.status, refused.error) == (400, "'label.team' is given twice. A run has one value of it.")
+        assert house.status() == ["pending", "pending"]
+
+    run(test, house)
+
+
+@pytest.mark.parametrize(
+    ("path", "misspelt", "error"),
+    [
+        ("/retrigger", {"idempotencykey": "k"}, "unknown parameter 'idempotencykey': did you mean idempotencyKey?"),
+        ("/retrigger", {"idempotency_key": "k"}, "unknown parameter 'idempotency_key': did you mean idempotencyKey?"),
+        ("/cancel", {"runid": "x"}, "unknown parameter 'runid': did you mean runId?"),
+        ("/signal", {"key": "k"}, "unknown parameter 'key'. There are runId."),
+        ("/wake", {"key": "k"}, "unknown parameter 'key'. There are none."),
+        ("/runs/trigger", {"idempotencyKey": "k"}, "unknown parameter 'idempotencyKey'. There are none."),
+        ("/runs/retrigger", {"idempotencykey": "k"}, "unknown parameter 'idempotencykey': did you mean idempotency"),
+    ],
+)
+def test_a_parameter_that_is_not_read_does_not_make_another_run(
+    path: str, misspelt: dict[str, str], error: str, house: House
+) -> None:
+    async def test(ask: Asking) -> None:
+        run_id = await ended(ask, "ada") if path == "/retrigger" else await ask.trigger("nothing")
+        before = house.status()
+        about = {"runId": run_id} if path in ("/retrigger", "/cancel", "/signal") else {}
+        body = {"/signal": {"name": "go"}, "/runs/trigger": {"calls": [{"jobName": "nothing"}]}}.get(path, {})
+        refused = await ask.post(path, body, params={**about, **misspelt})
+        assert (refused.status, refused.error[: len(error)]) == (400, error)
+        assert house.status() == before
+        if path in ("/retrigger", "/cancel"):
+            kept = await ask.post(path, params={**about, "colour": "x", "_": "1"})
+            assert kept.status == 200, "the ancestor ignores other parameters"
+
+    run(test, house)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "error"),
+    [
+        ("/signal", {"name": "go", "valu": 5}, "unknown name 'valu': did you mean value?"),
+        ("/signal", {"name": "go", "data": 5}, "unknown name 'data'. There are name, value, key."),
+        (
+            "/wake",
+            {"jobName": "approval", "key": "k", "output": 1, "outputs": 2},
+            "unknown name 'outputs': did you mean",
+        ),
+        ("/wake", {"jobName": "approval", "key": "k", "output": 1, "labels": {}}, "unknown name 'labels'. There are"),
+        ("/runs/trigger", {"calls": [], "idempotencyKey": "k"}, "unknown name 'idempotencyKey'. There are calls."),
+    ],
+)
+def test_a_name_in_a_body_that_is_not_read_is_refused_by_our_own_routes(
+    path: str, body: dict[str, Any], error: str, house: House
+) -> None:
+    async def test(ask: Asking) -> None:
+        ask.handler.app.sleeping("approval", output=int)
+        run_id = await ask.trigger("nothing")
+        refused = await ask.post(path, body, params={"runId": run_id} if path == "/signal" else {})
+        assert (refused.status, refused.error[: len(error)]) == (400, error)
+        assert house.status() == ["pending"]
+
+    run(test, house)
+
+
 @pytest.mark.parametrize("path", ["/runs/cancel", "/runs/retrigger"])
 @pytest.mark.parametrize(
     ("params", "body", "error"),

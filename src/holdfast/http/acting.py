@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import fields, replace
 from datetime import datetime
-from difflib import get_close_matches
-from itertools import islice
 from typing import Any
 
 import pydantic
@@ -34,8 +32,9 @@ from .aside import aside
 from .asked import Asked
 from .auth import called
 from .messages import Reject, Response, json_response
+from .naming import check_names
 from .need import Need
-from .schemas import TRIGGER
+from .schemas import SIGNAL, TRIGGER, WAKE
 from .wire import camel, statuses_of
 
 #: Of a run that is not to be shown: that there is one can't be hidden from who may not make another.
@@ -54,12 +53,13 @@ async def call_of(asked: Asked, body: dict[str, Any], *, is_strict: bool = False
     job = _job(asked, body.get("jobName"))
     hook = None if asked.auth is None else asked.auth.on_trigger
     if is_strict or hook is None:
-        _check_names(body, is_strict)
+        check_names(body, TRIGGER["properties"], is_strict=is_strict)
     if hook is not None:
         given = await called("on_trigger", hook, asked.who, body)
         if given is not None and given is not True and given is not body:  # of another one nothing would count
             raise TypeError(f"on_trigger gave {type(given).__name__}, not None or a bool: it changes the body in place")
-        _check_names(body, is_strict=False)  # only now: the hook may have taken out names of its own
+        # Only now: the hook may have taken out names of its own.
+        check_names(body, TRIGGER["properties"], is_strict=False)
         job = _job(asked, body.get("jobName"))  # that, too, it may have changed
     options = _options(body)
     if is_strict:
@@ -104,23 +104,6 @@ def _job(asked: Asked, name: object) -> Job[..., Any]:
     if job is None:
         raise NotFoundError(f"Job not found: {name if isinstance(name, str) else shown(name)}"[:300])
     return job
-
-
-_NAMES: Mapping[str, str] = {name.lower(): name for name in TRIGGER["properties"]}
-
-
-def _check_names(body: Mapping[str, Any], is_strict: bool) -> None:
-    """A misspelt option would be one that was never given: a key that is none makes two runs."""
-    for name in islice(body, 100):  # comparing takes its time, and the loop serves all streams
-        if name in _NAMES.values():
-            continue
-        near = (
-            [] if len(name) > 30 else get_close_matches(name.lower().replace("_", "").replace("-", ""), _NAMES, 1, 0.85)
-        )
-        if near:
-            raise ValidationError(f"unknown name {shown(name)}: did you mean {_NAMES[near[0]]}?")
-        if is_strict:
-            raise ValidationError(f"unknown name {shown(name)}. There are {', '.join(_NAMES.values())}.")
 
 
 def _check_input_names(job: Job[..., Any], given: object) -> None:
@@ -242,6 +225,7 @@ async def delete(asked: Asked) -> Response:
 async def signal(asked: Asked) -> Response:
     """Send a value to it."""
     body = await asked.body()
+    check_names(body, SIGNAL["properties"], is_strict=True)
     name = body.get("name")
     if not isinstance(name, str) or not name:
         raise ValidationError("name is required")
@@ -253,6 +237,7 @@ async def signal(asked: Asked) -> Response:
 async def wake(asked: Asked) -> Response:
     """Say what a sleeping run has come to."""
     body = await asked.body()
+    check_names(body, WAKE["properties"], is_strict=True)
     job = _job(asked, body.get("jobName"))
     if not isinstance(job, SleepingJob):
         raise ValidationError(f"{job.name} is no sleeping job.")
@@ -306,18 +291,8 @@ async def retrigger_many(asked: Asked) -> Response:
     return await _each(asked, Need.RETRIGGER, ("failed", "cancelled"), again, made_by_it)
 
 
-#: What these routes know in their query, beside `label.`.
-_FILTERS = frozenset({"jobName", "status", "state", "limit", "most", "before"})
-
-
-async def _check_filters(asked: Asked) -> None:
-    """A filter that nobody reads would mean all runs: here, other than for what only reads, it is refused."""
-    known = _FILTERS | {"idempotencyKey"} if asked.request.path.endswith("/retrigger") else _FILTERS
-    for name, _ in asked.params:
-        if name not in known and not name.startswith("label."):
-            raise ValidationError(
-                f"unknown parameter {shown(name)}. There are {', '.join(sorted(known))}, and label.KEY."
-            )
+async def _check_no_body(asked: Asked) -> None:
+    """A filter that nobody reads would mean all runs."""
     if (await asked.request.read(asked.handler.max_body)).strip() not in (b"", b"{}"):
         raise ValidationError("Filters go in the query, as in ?jobName=…&status=…; there is no body here.")
 
@@ -334,7 +309,7 @@ async def _each(
     left_out: Callable[[Run[Any]], bool] = lambda _: False,
 ) -> Response:
     """Each by itself: what one of them does not allow is told, and does not keep the others."""
-    await _check_filters(asked)
+    await _check_no_body(asked)
     scope, states = asked.scope, asked.states() or tuple(ours for one in unless_said for ours in statuses_of(one))
     limit = min(scope.get("limit", asked.handler.max_page), asked.at_most())
     found: list[Run[Any]] = []

@@ -20,6 +20,7 @@ from .asked import Asked
 from .auth import Auth, Insecure, called, labels_of_tenant
 from .guard import LOCAL_HOSTS, check_host, check_origin, check_sizes, host_name, is_local
 from .messages import Reject, Request, Response, error_response, not_found, stream_response
+from .naming import check_query
 from .need import Need
 from .routes import BY_PLACE, Route
 from .stream import Frames, Shared
@@ -157,6 +158,7 @@ class Handler:
             await asked.find_scope()
         if not route.need.is_of_a_run and route.need is not Need.TRIGGER:
             await asked.permit()
+        check_query(route, asked.params)
         return await route.act(asked)
 
     async def _know(self, asked: Asked) -> None:

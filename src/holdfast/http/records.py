@@ -11,8 +11,9 @@ from ..run import Run
 from .acting import HIDDEN, call_of, taken, triggered
 from .asked import Asked
 from .messages import Response, json_response
+from .naming import check_names
 from .need import Need
-from .schemas import MOST_CALLS
+from .schemas import MANY, MOST_CALLS
 from .wire import full_run
 
 _INDEX = re.compile(r"calls\[(\d+)\]: ")
@@ -48,7 +49,9 @@ async def trigger_many(asked: Asked) -> Response:
     What has been written may have begun at once, and is not taken back: who asks may see what the keys lead to, or
     nothing is written.
     """
-    calls = (await asked.body()).get("calls")
+    body = await asked.body()
+    check_names(body, MANY["properties"], is_strict=True)
+    calls = body.get("calls")
     if not isinstance(calls, list) or not all(isinstance(one, dict) for one in calls):
         raise ValidationError("calls: give a list of objects, each as for /trigger.")
     if len(calls) > MOST_CALLS:
@@ -56,9 +59,9 @@ async def trigger_many(asked: Asked) -> Response:
     if len(calls) == 1:
         return _told([await triggered(asked, await call_of(asked, calls[0], is_strict=True))])
     checked = []
-    for index, body in enumerate(calls):
+    for index, one in enumerate(calls):
         try:
-            checked.append(await call_of(asked, body, is_strict=True))
+            checked.append(await call_of(asked, one, is_strict=True))
         except (ValidationError, NotFoundError, ConflictError) as error:
             raise type(error)(f"calls[{index}]: {error.message}") from error
     seen = await _check_standing(asked, checked)

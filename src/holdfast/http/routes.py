@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ..model.run import RunStatus
@@ -53,7 +54,9 @@ STATE = Param(
     enum=tuple(str(status) for status in RunStatus),
 )  # fmt: skip
 KEY = Param("idempotencyKey", "Asked again with the same key, no further run is made.")
-LABELS = Param("label.", "`label.KEY=VALUE`: only runs with this label; all that are given must fit.", labels=True)
+_LABELS = "`label.KEY=VALUE`: only runs with this label; all that are given must fit. "
+LABELS = Param("label.", _LABELS + "No key twice.", labels=True)
+KEPT_LABELS = Param("label.", _LABELS + "Of a key given twice the last counts.", labels=True)
 LIMIT = Param("limit", "At most so many.", number=True)
 MOST = Param("most", "At most so many; the server may give fewer.", number=True)
 OFFSET = Param("offset", "Leave out so many, the newest.", number=True)
@@ -79,6 +82,8 @@ class Route:
     is_stream: bool = False
     has_end: bool = False
     """Asked for what comes after the end, it answers 204."""
+    is_kept: bool = False
+    """One of the ancestor's: what its clients may send beside what is known stays without effect."""
 
     def __post_init__(self) -> None:
         given: object = self.need
@@ -86,26 +91,34 @@ class Route:
             raise TypeError(f"{self.method} {self.path}: a route says what it needs.")
 
     @property
+    def writes(self) -> bool:
+        """Whether something is other afterwards."""
+        return self.method != "GET"
+
+    @property
     def summary(self) -> str:
         """What the caller gets."""
         return (self.act.__doc__ or "").strip().split("\n")[0]
 
 
+_Kept = partial(Route, is_kept=True)
+
 ROUTES: tuple[Route, ...] = (
-    Route("POST", "/trigger", Need.TRIGGER, acting.trigger, DISPOSITION, body=TRIGGER),
-    Route("GET", "/subscribe", Need.SUBSCRIBE, streaming.subscribe, EVENTS, (RUN_ID,), is_stream=True),
-    Route(
-        "GET", "/runs", Need.LIST, reading.list_runs, array(CLIENT_RUN), (JOBS, STATUS, LABELS, LIMIT, OFFSET, BEFORE)
+    _Kept("POST", "/trigger", Need.TRIGGER, acting.trigger, DISPOSITION, body=TRIGGER),
+    _Kept("GET", "/subscribe", Need.SUBSCRIBE, streaming.subscribe, EVENTS, (RUN_ID,), is_stream=True),
+    _Kept(
+        "GET", "/runs", Need.LIST, reading.list_runs, array(CLIENT_RUN),
+        (JOBS, STATUS, KEPT_LABELS, LIMIT, OFFSET, BEFORE),
     ),
-    Route("GET", "/run", Need.READ, reading.one_run, CLIENT_RUN, (RUN_ID,)),
-    Route("GET", "/steps", Need.STEPS, reading.steps, array(CLIENT_STEP), (RUN_ID,)),
-    Route(
-        "GET", "/runs/subscribe", Need.LIST_SUBSCRIBE, streaming.subscribe_to_all, EVENTS, (JOBS, LABELS),
+    _Kept("GET", "/run", Need.READ, reading.one_run, CLIENT_RUN, (RUN_ID,)),
+    _Kept("GET", "/steps", Need.STEPS, reading.steps, array(CLIENT_STEP), (RUN_ID,)),
+    _Kept(
+        "GET", "/runs/subscribe", Need.LIST_SUBSCRIBE, streaming.subscribe_to_all, EVENTS, (JOBS, KEPT_LABELS),
         is_stream=True,
     ),
-    Route("POST", "/retrigger", Need.RETRIGGER, acting.retrigger, NEW_RUN, (RUN_ID, KEY)),
-    Route("POST", "/cancel", Need.CANCEL, acting.cancel, SUCCESS, (RUN_ID,)),
-    Route("DELETE", "/run", Need.DELETE, acting.delete, SUCCESS, (RUN_ID,)),
+    _Kept("POST", "/retrigger", Need.RETRIGGER, acting.retrigger, NEW_RUN, (RUN_ID, KEY)),
+    _Kept("POST", "/cancel", Need.CANCEL, acting.cancel, SUCCESS, (RUN_ID,)),
+    _Kept("DELETE", "/run", Need.DELETE, acting.delete, SUCCESS, (RUN_ID,)),
     # ours
     Route("GET", "/jobs", Need.JOBS, reading.jobs, array(JOB)),
     Route("POST", "/runs/trigger", Need.TRIGGER, records.trigger_many, TRIGGERED, body=MANY),

@@ -109,13 +109,17 @@ TRIGGER: dict[str, Any] = {
 }
 MANY: dict[str, Any] = {
     "type": "object",
-    "properties": {"calls": {"type": "array", "items": TRIGGER, "maxItems": MOST_CALLS}},
+    "properties": {
+        "calls": {"type": "array", "items": TRIGGER | {"additionalProperties": False}, "maxItems": MOST_CALLS},
+    },
     "required": ["calls"],
+    "additionalProperties": False,
 }
 SIGNAL: dict[str, Any] = {
     "type": "object",
     "properties": {"name": {"type": "string", "minLength": 1}, "value": {}, "key": _KEY},
     "required": ["name"],
+    "additionalProperties": False,
 }
 WAKE: dict[str, Any] = {
     "type": "object",
@@ -126,6 +130,7 @@ WAKE: dict[str, Any] = {
         "error": {"type": ["string", "null"]},
     },
     "required": ["jobName", "key"],
+    "additionalProperties": False,
     "oneOf": [
         {"required": ["output"], "properties": {"error": {"type": "null"}}},
         {"required": ["error"], "properties": {"error": {"type": "string"}}, "not": {"required": ["output"]}},
