@@ -363,13 +363,14 @@ class Holdfast(Managing):
         """For frameworks that ask for one: `FastAPI(lifespan=app.lifespan)`, `Starlette(lifespan=app.lifespan)`.
 
         Makes the tables, starts the worker and stops it. When the process is told to stop, streams of this app end at
-        once: the server would wait for them. In a lifespan of your own: `async with app.lifespan():`.
+        once, as the server would wait for them, and no more runs are claimed. In a lifespan of your own:
+        `async with app.lifespan():`.
         """
         from .http.leaving import close_at_signals
 
         try:
             async with self:
-                forget = close_at_signals(self._end_streams)
+                forget = close_at_signals(self._leave)
                 try:
                     yield
                 finally:
@@ -378,6 +379,10 @@ class Holdfast(Managing):
         finally:
             for handler in [*self._handlers]:
                 handler.open()  # for whoever starts it again, in whatever way
+
+    def _leave(self) -> None:
+        self._end_streams()
+        self._engine.claim_no_more()
 
     def _end_streams(self) -> None:
         for handler in [*self._handlers]:

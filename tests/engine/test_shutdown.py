@@ -203,3 +203,26 @@ def test_a_loop_that_cancels_everything_fails_no_run(house: House) -> None:
         assert (await house.resume(work, ids[0])).output == "done"
 
     asyncio.run(main())
+
+
+def test_s4_an_app_that_is_about_to_stop_begins_no_run_and_lets_others_go_on(house: House, stuck: Stuck) -> None:
+    @job
+    async def work(step: Step, number: int) -> int:
+        return int(await step.run("n", stuck.hang, number))
+
+    async def main() -> None:
+        app = house.app(work, concurrency=2, polling_interval=0.02)
+        async with app:
+            first = await app.jobs.work.trigger(1)
+            await stuck.came()
+            app._engine.claim_no_more()
+            second = await app.jobs.work.trigger(2)
+            assert not await app.process_one()
+            stuck.let_go()
+            assert (await app.wait_for_run(first.id, timeout=PATIENCE)).output == 1
+            await asyncio.sleep(0.1)  # it looks five times
+        assert house.status() == ["completed", "pending"]
+        async with app:
+            assert (await app.wait_for_run(second.id, timeout=PATIENCE)).output == 2
+
+    asyncio.run(main())

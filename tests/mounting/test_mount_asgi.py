@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from fastapi import FastAPI
-from mounted import BASE, asking, events, followed, server, until
+from mounted import BASE, LONG, asking, events, followed, server, until
 from starlette.applications import Starlette
 from starlette.authentication import AuthCredentials, AuthenticationBackend, SimpleUser
 from starlette.middleware import Middleware
@@ -39,6 +39,10 @@ async def counted(step: Step, rows: int) -> int:
     for row in range(rows):
         await step.run(f"row-{row}", str, row)
     return rows
+
+
+@job
+async def idle() -> None: ...
 
 
 @contextlib.contextmanager
@@ -138,6 +142,54 @@ def test_a_server_that_is_told_to_stop_ends_its_streams_and_what_it_executes(num
         run = app.get_run(made["runId"]).wait()
         assert run is not None
         assert (run.status, run.output) == ("completed", "shutdown")
+
+
+WORDY = """
+from fastapi_mounted import Step, app, web
+
+
+@app.job
+async def wordy(step: Step) -> None:
+    for _ in range(200):
+        step.log.info("x" * 60_000)
+    await step.run("all", str)
+
+
+@app.job
+async def idle() -> None: ...
+"""
+
+
+def test_a_client_that_reads_nothing_keeps_no_server_from_stopping_and_its_worker_claims_no_more(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "wordy.py").write_text(WORDY)
+    with contextlib.ExitStack() as stack:
+        it = stack.enter_context(server(tmp_path, "-m", "uvicorn", "--port", "{port}", "wordy:web"))
+        client = stack.enter_context(asking(it.url, headers=ADA))
+        run_id = client.post(f"{BASE}/trigger", json={"jobName": "wordy", "input": {}}).json()["runId"]
+        followed(client, run_id)
+        deaf = stack.enter_context(socket.socket())
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.connect(("127.0.0.1", it.port))
+        lines = [
+            f"GET {BASE}/run/events?runId={run_id} HTTP/1.1",
+            "Host: localhost",
+            "Authorization: Bearer sesame",
+            "",
+            "",
+        ]
+        deaf.sendall("\r\n".join(lines).encode())
+        assert deaf.recv(15) == b"HTTP/1.1 200 OK"
+        it.process.send_signal(signal.SIGTERM)
+        until("it listens no more", lambda: not it.listens())
+        app = stack.enter_context(Holdfast(f"sqlite:///{tmp_path / 'shop.db'}", jobs=[idle], worker=False))
+        late = app.get_job("idle").trigger().wait()
+        assert it.process.wait(LONG) in (0, -signal.SIGTERM), it.log.read_text()
+        assert "rror" not in it.log.read_text()
+        run = app.get_run(late.id).wait()
+        assert run is not None
+        assert run.status == "pending"
 
 
 # -- where it is ---------------------------------------------------------------------------------------------------

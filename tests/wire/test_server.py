@@ -234,6 +234,42 @@ def test_a_server_that_stops_ends_its_streams_and_does_not_wait_for_them(house: 
         stuck.let_go()
 
 
+def test_a_stream_that_nobody_takes_is_given_up_when_the_handler_is_closed(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the connection can't be known: behind middleware, or in a server that we don't know."""
+    monkeypatch.setattr("holdfast.http.asgi._REST", 0.01)
+
+    async def main() -> None:
+        async with house.app(nothing, worker=False) as app:
+            web = app.asgi()
+            sends = asyncio.Event()
+
+            async def send(message: Any) -> None:
+                if message["type"] == "http.response.body":
+                    sends.set()
+                    await asyncio.Event().wait()
+
+            async def receive() -> Any:
+                return await asyncio.Event().wait()
+
+            scope = {
+                "type": "http", "method": "GET", "path": "/runs/subscribe", "query_string": b"", "http_version": "1.1",
+                "headers": [(b"host", b"localhost")], "client": ("127.0.0.1", 1),
+            }  # fmt: skip
+            answering = asyncio.ensure_future(web(scope, receive, send))
+            await sends.wait()
+            await asyncio.sleep(0.05)
+            assert not answering.done(), "as long as nobody stops, a slow client has all the time of the world"
+            web.handler.close()
+            await asyncio.wait_for(answering, PATIENCE)
+            assert not answering.cancelled()
+            assert web.handler.streams == 0
+            assert not web.handler._when_closed
+
+    asyncio.run(main())
+
+
 WORKER = """
 import sys
 from holdfast import Holdfast, Step

@@ -192,6 +192,12 @@ class Engine:
         self.presence.begin()
         self.keeper.start()
 
+    def claim_no_more(self) -> None:
+        """The process is about to stop: runs that are here go on, and no others begin. Any thread."""
+        worker = self.worker
+        if worker is not None:
+            worker.leaving = True
+
     def stop(self, timeout: float | None) -> Reply[None]:
         """Stop the worker gracefully, then everything else. Nothing is left behind but stuck functions.
 

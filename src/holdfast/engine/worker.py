@@ -43,6 +43,8 @@ class Worker:
         self.long_work: asyncio.Lock = asyncio.Lock()
         """Of whoever has long work to do in this loop, and lets others in now and then: one at a time."""
         self.running: bool = False
+        self.leaving: bool = False
+        """It claims no more, and what a claim under way still gets is handed back: a stop is about to come."""
         self._stopping = False
         self._executing: dict[str, Execution] = {}
         # Runs begin in this one. What leads to a claim may happen in another run's, with all that its code has set.
@@ -76,7 +78,7 @@ class Worker:
         if self.running:
             return
         self.running = True
-        self._stopping = False
+        self.leaving = self._stopping = False
         self.shutdown = AbortSignal()
         self._look_after()
 
@@ -155,7 +157,7 @@ class Worker:
 
     def _fill(self) -> None:
         self._filling = False
-        if self._claiming or self._stopping or not self.running:
+        if self._claiming or self._stopping or self.leaving or not self.running:
             return
         if self.engine.clock.steady() < self._not_before or (order := self.order()) is None:
             self._asleep = self.free_slots() > 0
@@ -259,7 +261,7 @@ class Worker:
 
     def _begin(self, row: RunRow, claimed: Claimed, asked: float) -> Execution | None:
         job = self.engine.registry.get(row.job_name)
-        if self._stopping or job is None:
+        if self._stopping or self.leaving or job is None:
             self.spawn(self._hand_back(row))
             return None
         if row.crashes >= SUSPECT and any(other.is_suspect for other in self._executing.values()):
@@ -459,7 +461,7 @@ class Worker:
 
     async def _process_next(self) -> bool:
         order = self.order(1)
-        if order is None:
+        if order is None or self.leaving:
             return False
         asked = self.engine.clock.steady()
         self.engine.committer.join(*self.sweep_tickets(), pass_always=True)

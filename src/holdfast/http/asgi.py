@@ -1,7 +1,8 @@
 """ASGI: the handler as an application for uvicorn, or to be mounted into Starlette, FastAPI or Django.
 
 Mounted, it answers requests only; started by itself, it also starts and stops the app with the server. When a client
-has gone, its stream ends at once. Nothing is sent faster than it is taken: `send` waits for the client.
+has gone, its stream ends at once. Nothing is sent faster than it is taken: `send` waits for the client. So that a
+client that takes nothing does not keep a server from stopping, its stream is cut off when the handler is closed.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 from ..basis.text import error_text
@@ -22,6 +24,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 _log = logging.getLogger("holdfast")
+
+#: Seconds that a client has to take what is left of its stream once the handler is closed.
+_REST = 2.0
 
 
 class Gone(BaseException):  # no error of ours or of a hook's
@@ -53,7 +58,7 @@ class AsgiApp:
                 try:
                     await app.init()
                     self.handler.open()
-                    forget = close_at_signals(self.handler.close)
+                    forget = close_at_signals(self._leave)
                 except Exception as error:
                     await app.stop()
                     await send({"type": "lifespan.startup.failed", "message": error_text(error, 500)})
@@ -65,6 +70,10 @@ class AsgiApp:
                 await app.stop(self.stop_timeout)
                 await send({"type": "lifespan.shutdown.complete"})
                 return
+
+    def _leave(self) -> None:
+        self.handler.close()
+        self.handler.app._engine.claim_no_more()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -85,10 +94,51 @@ class AsgiApp:
             if response.stream is None:
                 await send({"type": "http.response.body", "body": response.body})
             else:
-                await _stream(response.stream, receive, send)
+                async with _cut_off(self.handler, receive):
+                    await _stream(response.stream, receive, send)
+        except OSError:
+            pass  # the client has gone, or was cut off
         finally:
             if response.stream is not None:
                 await response.stream.aclose()  # type: ignore[attr-defined]
+
+
+@asynccontextmanager
+async def _cut_off(handler: Handler, receive: Receive) -> AsyncIterator[None]:
+    """What is still being sent a while after the handler was closed comes to its end, or gets a `TimeoutError`."""
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle | None = None
+    over = False
+
+    def cut() -> None:
+        # uvicorn waits until everything was taken even of a connection that it closes. Only an abort ends it, and what
+        # we get from it knows the connection. Of other servers, which wait for a few seconds only, nothing is known.
+        abort = getattr(getattr(getattr(receive, "__self__", None), "transport", None), "abort", None)
+        if abort is not None:
+            abort()  # by which `send` returns
+        else:
+            limit.reschedule(loop.time())
+
+    def begin() -> None:
+        nonlocal timer
+        if not over and timer is None:
+            timer = loop.call_later(_REST, cut)
+
+    def closed() -> None:
+        try:
+            loop.call_soon_threadsafe(begin)
+        except RuntimeError:
+            pass  # the loop is closed: nothing is being sent
+
+    forget = handler.when_closed(closed)
+    try:
+        async with asyncio.timeout(None) as limit:
+            yield
+    finally:
+        over = True
+        forget()
+        if timer is not None:
+            timer.cancel()
 
 
 async def _stream(chunks: AsyncIterator[bytes], receive: Receive, send: Send) -> None:
@@ -108,8 +158,6 @@ async def _stream(chunks: AsyncIterator[bytes], receive: Receive, send: Send) ->
         async for chunk in chunks:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
-    except OSError:
-        pass  # the client has gone
     finally:
         watching.cancel()
 

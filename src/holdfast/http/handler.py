@@ -109,6 +109,7 @@ class Handler:
         self.of_all: Shared = Shared(of_all)
         self._door = threading.RLock()
         self._closed = False
+        self._when_closed: dict[object, Callable[[], None]] = {}
 
     async def handle(self, request: Request) -> Response:
         """The answer. Raises nothing but what ends the process, or cancels the task."""
@@ -209,9 +210,25 @@ class Handler:
         """End all streams, and begin no others: the server stops. Any thread."""
         with self._door:
             self._closed = True
-            streams = list(self._streams)
+            streams, told = list(self._streams), list(self._when_closed.values())
         for frames in streams:
             frames.end()
+        for call in told:
+            call()
+
+    def when_closed(self, call: Callable[[], None]) -> Callable[[], None]:
+        """Call it when the handler is closed, in any thread; at once if it is. Gives what undoes that."""
+        key = object()
+        with self._door:
+            self._when_closed[key] = call
+            closed = self._closed
+        if closed:
+            call()
+        return lambda: self._forget(key)
+
+    def _forget(self, key: object) -> None:
+        with self._door:
+            self._when_closed.pop(key, None)
 
     def open(self) -> None:
         """Begin streams (again)."""
