@@ -4,13 +4,14 @@ Everything they tell is read from the database, wherever the run is executed, an
 told with it. Whoever comes back with a place gets what comes after it: steps, lines and ends neither twice nor never.
 Progress is how it stands: the last one is told again.
 
-A reader that is slow is waited for: nothing more is read until it has taken what there is.
+A reader that is slow is waited for: with a thousand events, or a megabyte, no more is read until it has taken them.
 """
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from ..model.event import Event
 from ..model.run import RunFilter, RunRow, RunStatus
 from ..model.step import LogRow, StepRow
 from ..store.base import Followed, StepMark
-from .retold import Making, Retold
+from .retold import Making, Retold, size_of
 from .subscription import MOST_UNREAD, Subscription
 from .trail import LAST, Found, Trail, Wanted
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from .engine import Engine
     from .subscriptions import Subscriptions
 
+#: Bytes that wait for a slow reader: with as many, no more is read.
+_MOST_BYTES = 1 << 20
 _LONGEST = 8192
 #: No run has as many: what a place says of its steps is never counted out.
 _MOST_STEPS = 1_000_000
@@ -142,12 +145,13 @@ def place_now(engine: Engine, run_id: str) -> Reply[Place]:
 class _Placed:
     """An event, or how to make it, and what it is about."""
 
-    __slots__ = ("line", "making", "step")
+    __slots__ = ("line", "making", "size", "step")
 
     def __init__(self, making: Making, *, step: StepRow | None = None, line: LogRow | None = None) -> None:
         self.making = making
         self.step = None if step is None else (step.generation, step.position)
         self.line = None if line is None else line.id
+        self.size = sum(size_of(row) for row in (step, line) if row is not None)
 
     def __call__(self) -> Event:
         return self.making if isinstance(self.making, Event) else self.making()
@@ -214,7 +218,7 @@ class _WholeTrail(Trail):
 class ResumableSubscription(Subscription):
     """The events of one run from a place on, each with its own. As every subscription, for one reader."""
 
-    __slots__ = ("_place", "at_end", "place")
+    __slots__ = ("_bytes", "_place", "_sizes", "_was_full", "at_end", "place")
 
     def __init__(self, desk: Subscriptions, run_id: str, place: Place) -> None:
         super().__init__(desk, run_id)
@@ -223,13 +227,16 @@ class ResumableSubscription(Subscription):
         self.at_end: bool = place.is_end
         """Whether that is the end of the run."""
         self._place = place
+        self._sizes: deque[int] = deque()
+        """Of what was not asked for yet."""
+        self._bytes = 0
+        self._was_full = False
         engine = desk.engine
         retold = _RetoldInPlace(run_id, engine.clock, engine.payloads, engine.ended_as)
         give = self._trail._give  # knows of this object weakly
         self._trail = _WholeTrail(
-            place, lambda: len(self._unread) >= MOST_UNREAD, _nobody, retold, give, with_snapshot=True,
-            most_held=MOST_UNREAD,
-        )  # fmt: skip
+            place, self._is_full, _nobody, retold, give, with_snapshot=True, most_held=MOST_UNREAD
+        )
 
     def _give(self, type: str, making: Making) -> None:
         if self._is_over:
@@ -257,13 +264,24 @@ class ResumableSubscription(Subscription):
             self._finish(None)
             return
         self._unread.append((type, made))
+        self._sizes.append(making.size if isinstance(making, _Placed) else 0)
+        self._bytes += self._sizes[-1]
         self._wake_up()
 
     def _take(self) -> Any:
         got = super()._take()
-        if len(self._unread) == MOST_UNREAD // 4:
+        with self._lock:
+            while len(self._sizes) > len(self._unread):
+                self._bytes -= self._sizes.popleft()
+            looks = self._was_full and len(self._unread) <= MOST_UNREAD // 4 and self._bytes <= _MOST_BYTES // 4
+            self._was_full = self._was_full and not looks
+        if looks:
             self._desk.look_soon()  # nothing was read while there was so much
         return got
+
+    def _is_full(self) -> bool:
+        self._was_full = len(self._unread) >= MOST_UNREAD or self._bytes >= _MOST_BYTES
+        return self._was_full
 
 
 def _nobody() -> str:

@@ -110,3 +110,10 @@ class Retold:
     def _emitted(self, line: LogRow) -> dict[str, Any]:
         name, value = self._payloads.shown_text(line.message), self._payloads.shown(line.data or "null")
         return {"name": name, "value": value, "step_name": line.step_name}
+
+
+def size_of(row: StepRow | LogRow) -> int:
+    """About how many bytes it holds."""
+    if isinstance(row, StepRow):
+        return len(row.output or "") + len(row.error or "")
+    return len(row.message) + len(row.data or "")

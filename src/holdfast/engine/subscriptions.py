@@ -16,7 +16,9 @@ from ..basis.errors import StoreClosed, WouldDeadlock
 from ..commit.reply import Reply, answer, may_wait
 from ..model.event import Event
 from ..model.run import RunFilter, RunRow
+from ..model.step import LogRow, StepRow
 from ..store.base import StepMark, Store
+from .retold import size_of
 from .subscription import Subscription
 from .trail import Found, Wanted
 
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 #: Steps with their values, and lines, that one look reads; there will be another look.
 _STEPS_AT_ONCE = 200
 _LINES_AT_ONCE = 1000
+#: How many of them it begins with, and the bytes after which it reads no more: values may be large.
+_STEPS_AT_FIRST, _LINES_AT_FIRST = 8, 64
+_BYTES_AT_ONCE = 1 << 20
 #: Seconds between two looks inline.
 _INLINE_PAUSE = 0.05
 
@@ -142,10 +147,8 @@ class Subscriptions:
         if not asking:
             return False
         marks = self._marks(connection, asking)
-        chosen = list(dict.fromkeys(mark for many in marks.values() for mark in many[:_STEPS_AT_ONCE]))
-        steps = store.marked_steps(connection, chosen) if chosen else []
-        after = _least((one.run_id, wanted.logs_after) for one, wanted in asking)
-        logs = store.logs_after(connection, after, _LINES_AT_ONCE) if after else []
+        steps, read = _some_steps(store, connection, list(marks.values()))
+        logs = _some_lines(store, connection, _least((one.run_id, wanted.logs_after) for one, wanted in asking))
         ended = tuple(dict.fromkeys(one.run_id for one, wanted in asking if wanted.row))
         rows = {row.id: row for row in store.find_runs(connection, RunFilter(ids=ended))} if ended else {}
         again = False
@@ -153,7 +156,7 @@ class Subscriptions:
         for one, wanted in asking:
             state, lines = states.get(one.run_id), lines_of.get(one.run_id, [])
             read_to = lines[-1].id if lines else wanted.logs_after
-            more = len(marks[one]) > _STEPS_AT_ONCE or (
+            more = not read.issuperset(marks[one]) or (
                 state is not None and read_to is not None and read_to < state.last_log
             )
             found = Found(steps_of.get(one.run_id, ()), lines, rows.get(one.run_id), more)
@@ -226,6 +229,36 @@ class Subscriptions:
         for one in self._all():
             one.leave_to_parent()
         self.by_run.clear()
+
+
+def _some_steps(
+    store: Store, connection: Any, marks: Sequence[Sequence[StepMark]]
+) -> tuple[list[StepRow], set[StepMark]]:
+    """The first ones for each of those who ask, and which were asked for: more and more, until they are enough."""
+    steps: list[StepRow] = []
+    read: set[StepMark] = set()
+    first, many, size = 0, _STEPS_AT_FIRST, 0
+    while first < _STEPS_AT_ONCE and size < _BYTES_AT_ONCE:
+        last = min(first + many, _STEPS_AT_ONCE)
+        chosen = list(dict.fromkeys(mark for one in marks for mark in one[first:last] if mark not in read))
+        if not chosen and all(len(one) <= last for one in marks):
+            break
+        found = store.marked_steps(connection, chosen) if chosen else []
+        steps += found
+        size += sum(map(size_of, found))
+        read.update(chosen)
+        first, many = last, many * 4
+    return steps, read
+
+
+def _some_lines(store: Store, connection: Any, after: Sequence[tuple[str, int]]) -> list[LogRow]:
+    """The next lines of these runs: few if they are large."""
+    if not after:
+        return []
+    lines = store.logs_after(connection, after, _LINES_AT_FIRST)
+    if len(lines) < _LINES_AT_FIRST or sum(map(size_of, lines)) * _LINES_AT_ONCE > _BYTES_AT_ONCE * _LINES_AT_FIRST * 4:
+        return lines
+    return store.logs_after(connection, after, _LINES_AT_ONCE)
 
 
 def _least(asked: Iterable[tuple[str, int | None]]) -> list[tuple[str, int]]:
