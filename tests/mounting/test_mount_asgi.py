@@ -389,7 +389,10 @@ def test_without_auth_a_client_of_whom_the_server_knows_nothing_is_refused(house
     assert [message["status"] for message in sent if "status" in message] == [403, 403]
 
 
-@pytest.mark.parametrize("name", ["X-Forwarded-For", "X-Real-IP", "Forwarded"])
+@pytest.mark.parametrize(
+    "name",
+    ["X-Forwarded-For", "X-Real-IP", "Forwarded", "Via", "X-Forwarded-Host", "X-Forwarded-Proto", "CF-Connecting-IP"],
+)
 def test_without_auth_what_a_proxy_on_this_machine_has_passed_on_is_refused(name: str, house: House) -> None:
     async def main() -> None:
         async with house.app(counted) as app:

@@ -13,7 +13,9 @@ LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 #: Starlette's TestClient: no socket at all.
 _TEST_CLIENT, _TEST_HOST = "testclient", "testserver"
 #: By these a proxy says that it only passes something on.
-_PASSED_ON = ("forwarded", "x-forwarded-for", "x-real-ip")
+_PASSED_ON = (
+    "forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "cf-connecting-ip",
+)  # fmt: skip
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _FORMS = ("application/x-www-form-urlencoded", "multipart/form-data", "text/plain")
 
