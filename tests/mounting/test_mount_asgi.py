@@ -96,6 +96,8 @@ def test_health_and_readiness_are_told_to_everybody_below_the_mount(fastapi_url:
         for path in ("/health", "/ready"):
             answer = client.get(BASE + path)
             assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+            head = client.head(BASE + path)
+            assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", "15")
             assert client.get(path).status_code == 404, "only there"
 
 

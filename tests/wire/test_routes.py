@@ -542,6 +542,9 @@ def test_a_database_that_cannot_serve_is_503_and_to_be_tried_again(
         assert "there are no Holdfast tables yet" in caplog.text
         ready, health = await ask.get("/ready"), await ask.get("/health")
         assert (ready.status, health.status) == (503, 200)
+        heads = [await ask.ask("HEAD", path) for path in ("/ready", "/health")]
+        assert [(head.status, head.body) for head in heads] == [(503, b""), (200, b"")]
+        assert heads[1].headers["Content-Length"] == str(len(health.body))
         await app.init()
         assert (await ask.get("/ready")).json == {"status": "ok"}
         await app.stop()

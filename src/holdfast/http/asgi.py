@@ -87,7 +87,7 @@ class AsgiApp:
             for name, value in response.headers.items()
             if keeps or name.lower() != "connection"
         ]
-        if response.stream is None and response.status != 204:
+        if response.stream is None and response.status != 204 and "Content-Length" not in response.headers:
             headers.append((b"content-length", str(len(response.body)).encode()))
         try:
             await send({"type": "http.response.start", "status": response.status, "headers": headers})

@@ -143,7 +143,8 @@ class Handler:
         route = self._route(request)
         if route is not None and route.need is Need.NOTHING:
             # Also by another name: what looks whether we live knows an address.
-            return await route.act(Asked(self, request, route.need, []))
+            answer = await route.act(Asked(self, request, route.need, []))
+            return answer if request.method != "HEAD" else _without_body(answer)
         if self.auth is None and not is_local(request):
             raise Reject(403, _NO_AUTH)
         check_host(request, self.hosts)
@@ -182,6 +183,10 @@ class Handler:
             if not path.startswith(self.base_path + "/"):
                 return None
             path = path[len(self.base_path) :]
+        if request.method == "HEAD":
+            # Some of those that look whether we live ask so. Nobody else has a reason to.
+            route = BY_PLACE.get(("GET", path))
+            return route if route is not None and route.need is Need.NOTHING else None
         return BY_PLACE.get((request.method, path))
 
     # -- streams -----------------------------------------------------------------------------------------------
@@ -240,6 +245,10 @@ def _counted(name: str, given: object, least: int) -> int:
     if type(given) is not int or given < least:
         raise ValidationError(f"{name}: {shown(given)} must be a whole number, at least {least}.")
     return given
+
+
+def _without_body(answer: Response) -> Response:
+    return Response(answer.status, {**answer.headers, "Content-Length": str(len(answer.body))})
 
 
 def _listed(name: str, given: Iterable[str]) -> list[str]:

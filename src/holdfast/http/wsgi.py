@@ -85,7 +85,7 @@ def _begun(response: Response, start_response: Callable[..., Any]) -> list[bytes
         if name.lower() != "connection"  # the server's business
     ]
     body = [] if response.stream is not None or response.status == 204 else [response.body]
-    if body:
+    if body and "Content-Length" not in response.headers:
         headers.append(("Content-Length", str(len(response.body))))
     try:
         phrase = HTTPStatus(response.status).phrase
