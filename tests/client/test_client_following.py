@@ -7,9 +7,10 @@ import contextlib
 import gc
 import json
 import threading
+import time
 import traceback
 from collections import Counter
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -287,3 +288,28 @@ def test_a_slow_reader_is_waited_for_and_misses_nothing(served: Served, monkeypa
     events = list(subscription)
     assert [event.step_name for event in events if event.type == "step:complete"] == [f"row-{n}" for n in range(200)]
     assert subscription.dropped == 0
+
+
+def test_the_blocks_of_a_stream_are_found_in_one_pass_wherever_it_is_cut() -> None:
+    class Cut:
+        def __init__(self, content: bytes, each: int) -> None:
+            self.content, self.each = content, each
+
+        async def aiter_bytes(self) -> Any:
+            for at in range(0, len(self.content), self.each):
+                yield self.content[at : at + self.each]
+
+    def blocks(stream: Cut) -> list[tuple[str | None, bytes | None]]:
+        async def read() -> list[tuple[str | None, bytes | None]]:
+            return [tuple(frame) async for frame in following.frames(cast("Any", stream))]
+
+        return asyncio.run(read())
+
+    text = b"id: 1\ndata: a\n\n: hello\n\n\n\nid: 2\n\ndata: bcd\n\nid: 3"
+    whole = [("1", b"a"), (None, None), (None, None), ("2", None), (None, b"bcd")]
+    for each in range(1, len(text) + 1):
+        assert blocks(Cut(text, each)) == whole
+    began = time.process_time()
+    large = Cut(b"data: " + b"x" * (16 << 20) + b"\n\n", 4096)
+    assert len(blocks(large)) == 1
+    assert time.process_time() - began < 5

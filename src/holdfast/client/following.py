@@ -45,21 +45,28 @@ class Frame(NamedTuple):
 
 async def frames(response: httpx.Response) -> AsyncIterator[Frame]:
     """The blocks of a stream, as they come. What is cut off in the middle of a block is not given."""
-    rest = bytearray()
+    rest, searched = bytearray(), 0
     async for chunk in response.aiter_bytes():
         rest += chunk
-        *blocks, last = bytes(rest).split(b"\n\n")
-        rest[:] = last
-        if len(rest) > _LONGEST:
+        begin = 0
+        # Each byte is looked at once, however many chunks a block has; its end may be cut in the middle.
+        while (end := rest.find(b"\n\n", max(begin, searched - 1))) >= 0:
+            block, begin = bytes(rest[begin:end]), end + 2
+            yield _frame(block)
+        del rest[:begin]
+        searched = len(rest)
+        if searched > _LONGEST:
             raise ServerError(f"GET {PATH}: the stream is none of a Holdfast server.", 200)
-        for block in blocks:
-            id = data = None
-            for line in block.split(b"\n"):
-                if line.startswith(b"id: "):
-                    id = line[4:].decode()
-                elif line.startswith(b"data: "):
-                    data = line[6:]
-            yield Frame(id, data)
+
+
+def _frame(block: bytes) -> Frame:
+    id = data = None
+    for line in block.split(b"\n"):
+        if line.startswith(b"id: "):
+            id = line[4:].decode()
+        elif line.startswith(b"data: "):
+            data = line[6:]
+    return Frame(id, data)
 
 
 async def follow(line: Line, run_id: str, give: Callable[[Event], Awaitable[None]], retries: int) -> None:
