@@ -18,8 +18,9 @@ from far import PATIENCE, Served, app_on, asks, holds, import_rows, told, until
 
 from asking import serving
 from faulty_link import FaultyLink
-from holdfast import Event, Holdfast, NotFoundError, Retry, Step
+from holdfast import Event, Holdfast, NotFoundError, Retry, Step, ValidationError
 from holdfast.client import Client, ServerUnavailable, following
+from holdfast.engine import resuming
 from holdfast.rules.retry import delay_before
 from house import House
 
@@ -288,6 +289,48 @@ def test_a_slow_reader_is_waited_for_and_misses_nothing(served: Served, monkeypa
     events = list(subscription)
     assert [event.step_name for event in events if event.type == "step:complete"] == [f"row-{n}" for n in range(200)]
     assert subscription.dropped == 0
+
+
+def test_a_place_that_the_server_does_not_read_leads_back_to_one_that_it_does(
+    served: Served, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = resuming.Place.of
+    refused = []
+
+    def short_only(text: str) -> resuming.Place:  # as servers before this one, whose places grew without end
+        if len(text) > 20:
+            refused.append(text)
+            raise ValidationError("The place (Last-Event-ID) can't be read.")
+        return of(text)
+
+    monkeypatch.setattr(resuming.Place, "of", short_only)
+    monkeypatch.setattr(following, "_SURE", 20)
+    works = Talking(served.app)
+    run = served.client.job("talks").trigger(1).wait(PATIENCE)
+    until(lambda: served.app.get_run(run.id).wait(PATIENCE).status == "leased")
+
+    def save(positions: range) -> None:
+        for n in positions:
+            house.sql(
+                "insert into holdfast_steps (run_id, name, occurrence, position, status, attempt, generation, output, "
+                f"started_at, completed_at) values ('{run.id}', 'step-{n}', 0, {n}, 'completed', 1, 1, '{n}', 5, {n})"
+            )
+
+    with FaultyLink(served.url) as link, Client(link.url, patience=Retry(50, delay=0.05)) as client:
+        subscription = client.subscribe(run.id)
+        with contextlib.suppress(TimeoutError):
+            while subscription.next_within(0.5) is not None:
+                pass
+        save(range(10, 60, 5))
+        events = [subscription.next_within(PATIENCE) for _ in range(8)]
+        link.break_("cut")
+        save(range(12, 60, 5))
+        link.heal()
+        works.may_go.release()
+        events += list(subscription)
+    told = [event.step_index for event in events if event is not None and event.type == "step:complete"]
+    assert refused
+    assert sorted(told) == sorted([0, *range(10, 60, 5), *range(12, 60, 5)])
 
 
 def test_the_blocks_of_a_stream_are_found_in_one_pass_wherever_it_is_cut() -> None:

@@ -162,6 +162,48 @@ def test_a_step_that_began_first_and_ended_last_is_told(teller: Teller) -> None:
     assert teller.given[-1] == "run:complete"
 
 
+def test_a_step_far_below_the_others_is_told_while_the_run_goes_on(teller: Teller) -> None:
+    teller.begin(row("leased", 1, OTHER))
+    teller.steps = [saved(f"s{n}", n, 1) for n in range(1, 400, 2)]
+    teller.look(state("leased", 1, OTHER))
+    teller.steps.append(saved("early", 4, 1))
+    assert teller.look(state("leased", 1, OTHER)) is False
+    assert teller.given[-1] == "step:complete early"
+
+
+def test_below_a_step_that_never_comes_few_looks_read_all_and_nothing_waits_for_long(teller: Teller) -> None:
+    teller.begin(row("leased", 1, OTHER))
+    now = state("leased", 1, OTHER)
+    teller.steps = [saved(f"s{n}", n, 1) for n in range(1, 5000) if n != 3000]
+    teller.look(now)
+    firsts = []
+    for _ in range(50):
+        wanted = teller.trail.wants(now)
+        assert wanted is not None
+        firsts.append(wanted.steps_from)
+        teller.trail.unseen(teller.marks(wanted.steps_from or 0))
+        teller.trail.advance(now, NOTHING)
+    assert sum(4999 - first for first in firsts if first is not None) / 50 < 1000
+    while teller.look(now):
+        pass
+    teller.steps.append(saved("early", 3000, 1))
+    for _ in range(20):
+        if not teller.look(now):
+            break
+    assert teller.given[-1] == "step:complete early"
+
+
+def test_a_step_that_is_tried_again_at_its_place_is_told_while_the_run_goes_on(teller: Teller) -> None:
+    teller.begin(row("leased", 1, OTHER))
+    failed = saved("s7", 7, 1)._replace(status="failed")
+    teller.steps = [failed if n == 7 else saved(f"s{n}", n, 1) for n in range(400)]
+    teller.look(state("leased", 1, OTHER))
+    teller.look(state("leased", 2, OTHER))
+    teller.steps[7] = saved("s7", 7, 2)
+    teller.look(state("leased", 2, OTHER))
+    assert teller.given[-1] == "step:complete s7"
+
+
 def test_the_order_of_times_leads_over_steps_and_lines_and_generations_over_both(teller: Teller) -> None:
     teller.begin(row("pending", 0))
     teller.steps = [saved("late", 0, 3, at=1), saved("b", 1, 1, at=30), saved("a", 0, 1, at=10)]

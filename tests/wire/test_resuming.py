@@ -14,6 +14,7 @@ import pytest
 
 from asking import Asking, Stream
 from holdfast import Holdfast, Step, ValidationError, job
+from holdfast.engine import resuming
 from holdfast.engine.resuming import Place, place_now
 from house import House, Stuck
 
@@ -286,6 +287,120 @@ def test_a_place_of_before_is_read_and_goes_on_short(house: House) -> None:
     asyncio.run(main())
 
 
+def save_steps(house: House, run_id: str, positions: list[int], generation: int = 1) -> None:
+    values = [
+        f"('{run_id}', 'step-{n}', 0, {n}, 'completed', 1, {generation}, '{n}', {100 + n % 7}, {100 + n % 7})"
+        for n in positions
+    ]
+    house.sql(
+        "insert into holdfast_steps (run_id, name, occurrence, position, status, attempt, generation, output, "
+        "started_at, completed_at) values " + ", ".join(values)
+    )
+
+
+@pytest.mark.parametrize("long", [2400, 40])
+def test_i13_steps_that_end_in_any_order_have_short_places_and_none_is_missing_or_told_twice(
+    long: int, house: House, stuck: Stuck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resuming, "_LONG", long)
+    monkeypatch.setattr(resuming, "_FEW", 10)
+
+    @job
+    async def slow(step: Step) -> None:
+        await step.run("last", stuck.hang)
+
+    async def main() -> None:
+        async with house.app(slow, worker=False) as web, house.app(slow):
+            ask, chance = Asking(web, sse_throttle=0), random.Random(11)
+            run_id = await ask.trigger("slow")
+            await stuck.came()
+            positions = [n for n in range(1, 2400) if n % 50]  # some never come
+            chance.shuffle(positions)
+            found, last, longest = list[dict[str, Any]](), None, 0
+
+            async def read(most: int, seconds: float) -> None:
+                nonlocal last, longest
+                headers = {} if last is None else {"Last-Event-ID": last}
+                async with ask.stream("/run/events", {"runId": run_id}, headers=headers) as stream:
+                    while most:
+                        try:
+                            async with asyncio.timeout(seconds):
+                                more, at = await events(stream, 1)
+                        except TimeoutError:
+                            break
+                        found.extend(more)
+                        last, most = at or last, most - 1
+                        if not more:
+                            break
+                    longest = max([longest, *(len(one) for one in re.findall("^id: (.*)$", stream.text, re.M))])
+
+            for first in range(0, len(positions), 500):
+                save_steps(house, run_id, positions[first : first + 500])
+                await read(chance.randint(100, 1000), 0.5)
+            await read(5000, 1.0)
+            live = len(found)
+            stuck.let_go()
+            while found[-1]["type"] != "run:complete":
+                await read(chance.randint(100, 1000), 5.0)
+            steps = [event["stepIndex"] for event in found if event["type"] == "step:complete"]
+            assert sorted(steps) == [0, *sorted(positions)]
+            assert longest < long + 700
+            # Of what never comes nobody knows that before the lease is over: where little has room, it waits for that.
+            assert live > (0.9 * len(positions) if long > 1000 else 100)
+
+    asyncio.run(main())
+
+
+def test_the_place_now_of_a_wide_run_is_short_and_tells_again_what_it_leaves_out(
+    house: House, stuck: Stuck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resuming, "_LONG", 100)
+
+    @job
+    async def slow(step: Step) -> None:
+        await step.run("last", stuck.hang)
+
+    async def main() -> None:
+        async with house.app(slow) as app:
+            ask = Asking(app)
+            run_id = await ask.trigger("slow")
+            await stuck.came()
+            save_steps(house, run_id, list(range(1, 1000, 2)))
+            place = await place_now(app._engine, run_id)
+            assert 90 < len(str(place)) < 120
+            assert place.has(1, 1)
+            assert not place.has(1, 999)
+            stuck.let_go()
+            await app.wait_for_run(run_id)
+
+    asyncio.run(main())
+
+
+def test_many_ranges_are_packed_and_read_again() -> None:
+    chance = random.Random(6)
+    for density in (0.01, 0.3, 0.5, 0.9):
+        place, told = Place(), [n for n in range(3000) if chance.random() < density]
+        for n in told:
+            place.add(2, n)
+        text = str(place)
+        again = Place.of(text)
+        assert (str(again), [n for n in range(3000) if again.has(2, n)]) == (text, told)
+        assert "2=" in text or density == 0.01
+        assert len(text) < 900
+        room, text = place.room(2), None
+        assert room._length == len(re.sub(".*=", "", str(place))) or density == 0.01
+        for n in range(0, 3000, 7):
+            if room.takes(n):
+                place.add(2, n)
+        assert room._length == place.room(2)._length
+
+
+def test_a_place_of_before_may_be_very_long() -> None:
+    text = "0.1.1:" + "~".join(str(n) for n in range(0, 9000, 2))
+    assert len(text) > 20_000
+    assert len(str(Place.of(text))) < 4600
+
+
 def test_generations_that_are_over_are_one_number() -> None:
     place = Place()
     for generation in range(1, 5):
@@ -363,6 +478,11 @@ def test_a_place_that_claims_much_costs_no_memory(text: str, house: House) -> No
         "-1.0.",
         "1.2.1:1~",
         "1.0.\n",
+        "1.2.1=",
+        "1.2.1=~",
+        "1.2.1=~1-0~",
+        "1.2.1=~1-999999999~",
+        "1.2.1=a-b",
         "9" * 9000,
     ],
 )

@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic_core import from_json
 
 from ..basis.clock import to_datetime
-from ..basis.errors import NotFoundError
+from ..basis.errors import NotFoundError, ValidationError
 from ..commit.reply import Reply
 from ..engine.subscription import MOST_UNREAD, Subscription
 from ..engine.trail import LAST
@@ -34,6 +34,8 @@ PATH = "/run/events"
 _SLOW = 0.02
 #: Bytes of one event: more is no event of ours.
 _LONGEST = 64 << 20
+#: Characters of a place that every server reads.
+_SURE = 4096
 
 
 class Frame(NamedTuple):
@@ -69,12 +71,49 @@ def _frame(block: bytes) -> Frame:
     return Frame(id, data)
 
 
+class _Where:
+    """The place that was passed on last, and one to go back to if a server does not read what it has said itself.
+
+    Servers before this one give places as long as the steps make them, and read those that are not too long.
+    """
+
+    def __init__(self) -> None:
+        self.place: str | None = None
+        self._sure: str | None = None
+        self._since: Counter[int] = Counter()
+        """What was told and is not part of the sure place."""
+        self._again: Counter[int] = Counter()
+        """What was told and is not part of the place."""
+
+    def knows(self, data: bytes) -> bool:
+        """Whether this was told before it was gone back; from now on it was."""
+        key = hash(data)
+        if self._again[key]:
+            self._again[key] -= 1
+            return True
+        self._since[key] += 1
+        return False
+
+    def goes_to(self, place: str | None) -> None:
+        """What was told is passed on."""
+        self.place = place or self.place
+        if place is not None and len(place) <= _SURE:
+            self._sure, self._since = place, +self._again
+
+    def goes_back(self) -> bool:
+        """To the sure place; False if that is where it is."""
+        if self._sure is None or self._sure == self.place:
+            return False
+        self.place, self._again = self._sure, +self._since
+        return True
+
+
 async def follow(line: Line, run_id: str, give: Callable[[Event], Awaitable[None]], retries: int) -> None:
     """Give the events of a run from now until its end. `NotFoundError` if there is no such run.
 
     `ServerUnavailable` after more failures in a row than `retries`.
     """
-    place: str | None = None
+    where = _Where()
     last: Event | None = None
     progress: Any = None
     failures = 0
@@ -83,12 +122,13 @@ async def follow(line: Line, run_id: str, give: Callable[[Event], Awaitable[None
     while True:
         try:
             begins = True
-            async with line.stream(PATH, params if place else [*params, ("after", "now")], place) as response:
+            given = params if where.place else [*params, ("after", "now")]
+            async with line.stream(PATH, given, where.place) as response:
                 if response is None:
-                    if place is None:
+                    if where.place is None:
                         raise ServerError(f"GET {line!r}{PATH}: the stream is none of a Holdfast server.", 204)
                     # The run has ended, and that was not told here: asked for how it stands, the server tells its end.
-                    place = None
+                    where = _Where()
                     continue
                 begun = True
                 async for frame in frames(response):
@@ -98,20 +138,23 @@ async def follow(line: Line, run_id: str, give: Callable[[Event], Awaitable[None
                         if told.type == "run:progress":
                             again, progress = begins and progress == told.data, told.data
                             begins = False
-                            if again:
-                                place = frame.id or place
-                                continue
-                        last = told
-                        await give(told)
-                        if told.type in LAST:
-                            return
-                    place = frame.id or place
+                        else:
+                            again = where.knows(frame.data)
+                        if not again:
+                            last = told
+                            await give(told)
+                            if told.type in LAST:
+                                return
+                    where.goes_to(frame.id)
             raise ServerUnavailable(f"GET {line!r}{PATH}: the stream has ended before the run.")
         except NotFoundError as error:
             if not begun:
                 raise _named(error, run_id) from None
             await give(_deleted(line, run_id, last))  # while nobody was connected
             return
+        except ValidationError:
+            if not where.goes_back():
+                raise
         except (ServerUnavailable, *LOST) as error:
             failures += 1
             if failures > retries:

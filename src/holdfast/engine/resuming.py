@@ -4,6 +4,9 @@ Everything they tell is read from the database, wherever the run is executed, an
 told with it. Whoever comes back with a place gets what comes after it: steps, lines and ends neither twice nor never.
 Progress is how it stands: the last one is told again.
 
+A place stays below 4 KB, or a proxy would not let it pass. So of a lease that goes on, a step that would make it longer
+is told later: when those beside it have ended, too, or when the lease is over and everything is told in its order.
+
 A reader that is slow is waited for: with a thousand events, or a megabyte, no more is read until it has taken them.
 """
 
@@ -32,10 +35,19 @@ if TYPE_CHECKING:
 
 #: Bytes that wait for a slow reader: with as many, no more is read.
 _MOST_BYTES = 1 << 20
-_LONGEST = 8192
+#: Of what somebody comes with: servers before this one gave places as long as the steps made them.
+_LONGEST = 32 << 10
+#: Characters that the steps of a lease that goes on may have, and one look's come on top, each with a few.
+_LONG = 2400
+#: As many ranges are written as numbers, which servers before this one can read.
+_FEW = 50
 #: No run has as many: what a place says of its steps is never counted out.
 _MOST_STEPS = 1_000_000
-_STEPS = r"\d{1,9}:[\d~-]+(?:_\d{1,9}:[\d~-]+)*"
+#: 64 characters that neither a header nor an address changes.
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ!*"
+_PACKED = re.compile(r"~(\d{1,9})-(\d{1,9})~|([0-9a-zA-Z!*])", re.ASCII)
+_ONE = r"\d{1,9}(?::[\d~-]+|=[0-9a-zA-Z!*~-]+)"
+_STEPS = rf"{_ONE}(?:_{_ONE})*"
 _PLACE = re.compile(
     rf"(\d{{1,18}})\.(\d{{1,9}})\.(?:-(\d{{1,9}})(?:_(?={_STEPS}))?)?(?:(?<!\d)({_STEPS}))?(\.end)?", re.ASCII
 )
@@ -46,7 +58,8 @@ class Place:
     """What somebody has been told of a run: lines up to an id, leases up to a generation, and which steps.
 
     As text `12.5.-3_4:0-4~6`: lines to 12, the lease 4, all steps of the generations to 3, and of generation 4 the
-    steps 0 to 4 and 6. So it stays short, however often a run has waited.
+    steps 0 to 4 and 6. So it stays short, however often a run has waited. Many ranges are packed, `4=…`: one character
+    for a gap of up to 7 steps that were not told and up to 8 that were, `~100-20~` for a larger one.
     """
 
     def __init__(self) -> None:
@@ -68,15 +81,9 @@ class Place:
         place.line, place.leased, place.is_end = int(found[1]), int(found[2]) - 1, found[5] is not None
         place._whole = -1 if found[3] is None else int(found[3])
         for part in found[4].split("_") if found[4] else ():
-            generation, _, ranges = part.partition(":")
-            for one in ranges.split("~"):
-                ends = _RANGE.fullmatch(one)
-                if ends is None:
-                    raise ValidationError("The place (Last-Event-ID) can't be read.")
-                first, last = int(ends[1]), int(ends[2] or ends[1])
-                if last < first or last > _MOST_STEPS:
-                    raise ValidationError("The place (Last-Event-ID) can't be read.")
-                place._steps.setdefault(int(generation), []).append([first, last])
+            generation, _, ranges = part.partition(":" if ":" in part else "=")
+            read = _unpacked(ranges) if "=" in part else _in_numbers(ranges)
+            place._steps.setdefault(int(generation), []).extend(read)
         for known in place._steps.values():
             known.sort()
             if any(one[1] >= after[0] for one, after in pairwise(known)):
@@ -91,19 +98,17 @@ class Place:
         for one in over:
             del self._steps[one]
 
+    def all_to(self, generation: int, position: int) -> None:
+        """All steps of the generation to this one were told, and there will be no more of them."""
+        known = self._steps.get(generation, [])
+        if generation > self._whole:
+            last = max([position, *(one[1] for one in known if one[0] <= position + 1)])
+            self._steps[generation] = [[0, last], *(one for one in known if one[0] > position + 1)]
+
     def add(self, generation: int, position: int) -> None:
         """This step was told."""
-        if generation <= self._whole:
-            return
-        known = self._steps.setdefault(generation, [])
-        at = bisect_right(known, [position, _MOST_STEPS]) - 1
-        if at >= 0 and position <= known[at][1] + 1:
-            known[at][1] = max(known[at][1], position)
-        else:
-            at += 1
-            known.insert(at, [position, position])
-        if at + 1 < len(known) and known[at][1] + 1 >= known[at + 1][0]:
-            known[at][1] = max(known[at][1], known.pop(at + 1)[1])
+        if generation > self._whole:
+            _insert(self._steps.setdefault(generation, []), position)
 
     def has(self, generation: int, position: int) -> bool:
         """Whether this step was told."""
@@ -113,13 +118,101 @@ class Place:
         at = bisect_right(known, [position, _MOST_STEPS]) - 1
         return at >= 0 and position <= known[at][1]
 
+    def room(self, generation: int) -> _Room:
+        """What else of this generation may be told so that the place stays short."""
+        return _Room([] if generation <= self._whole else self._steps.get(generation, ()))
+
+    def shorten(self) -> None:
+        """Of what was told last, forget so much that it is short: that is told again."""
+        for known in self._steps.values():
+            while len(known) > _FEW and len(_packed(known, -1)) > _LONG:
+                del known[-(len(known) // 10) :]
+
     def __str__(self) -> str:
         parts = [] if self._whole < 0 else [f"-{self._whole}"]
         parts += [
             f"{generation}:" + "~".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)
+            if len(ranges) <= _FEW
+            else f"{generation}={_packed(ranges, -1)}"
             for generation, ranges in sorted(self._steps.items())
         ]
         return f"{self.line}.{self.leased + 1}.{'_'.join(parts)}{'.end' if self.is_end else ''}"
+
+
+class _Room:
+    """Ranges of one generation that grow for as long as they can be written shortly."""
+
+    def __init__(self, known: Iterable[list[int]]) -> None:
+        self._known = [list(one) for one in known]
+        self._length = len(_packed(self._known, -1))
+
+    def takes(self, position: int) -> bool:
+        """Whether this step has room; then it is there."""
+        known = self._known
+        at = max(bisect_right(known, [position, _MOST_STEPS]) - 1, 0)
+        # Those that it may touch, and the one whose gap it may change.
+        near, before = [list(one) for one in known[at : at + 2]], known[at - 1][1] if at else -1
+        shorter = len(_packed(near, before))
+        _insert(near, position)
+        length = self._length - shorter + len(_packed(near, before))
+        if length > _LONG and length > self._length:
+            return False
+        known[at : at + 2] = near
+        self._length = length
+        return True
+
+
+def _insert(known: list[list[int]], position: int) -> None:
+    at = bisect_right(known, [position, _MOST_STEPS]) - 1
+    if at >= 0 and position <= known[at][1] + 1:
+        known[at][1] = max(known[at][1], position)
+    else:
+        at += 1
+        known.insert(at, [position, position])
+    if at + 1 < len(known) and known[at][1] + 1 >= known[at + 1][0]:
+        known[at][1] = max(known[at][1], known.pop(at + 1)[1])
+
+
+def _packed(ranges: Iterable[list[int]], before: int) -> str:
+    """Each range as the gap in front of it, and how many steps it has. `before`: the last position in front."""
+    parts = []
+    for first, last in ranges:
+        gap, many = first - before - 1, last - first + 1
+        parts.append(_DIGITS[gap * 8 + many - 1] if gap < 8 and many <= 8 else f"~{gap}-{many}~")
+        before = last
+    return "".join(parts)
+
+
+def _unpacked(text: str) -> list[list[int]]:
+    ranges, before, at = [], -1, 0
+    while at < len(text):
+        found = _PACKED.match(text, at)
+        if found is None:
+            raise ValidationError("The place (Last-Event-ID) can't be read.")
+        at = found.end()
+        if found[3]:
+            gap, many = divmod(_DIGITS.index(found[3]), 8)
+            many += 1
+        else:
+            gap, many = int(found[1]), int(found[2])
+        first, before = before + 1 + gap, before + gap + many
+        if many == 0 or before > _MOST_STEPS:
+            raise ValidationError("The place (Last-Event-ID) can't be read.")
+        ranges.append([first, before])
+    return ranges
+
+
+def _in_numbers(text: str) -> list[list[int]]:
+    ranges = []
+    for one in text.split("~"):
+        ends = _RANGE.fullmatch(one)
+        if ends is None:
+            raise ValidationError("The place (Last-Event-ID) can't be read.")
+        first, last = int(ends[1]), int(ends[2] or ends[1])
+        if last < first or last > _MOST_STEPS:
+            raise ValidationError("The place (Last-Event-ID) can't be read.")
+        ranges.append([first, last])
+    return ranges
 
 
 def place_now(engine: Engine, run_id: str) -> Reply[Place]:
@@ -135,6 +228,7 @@ def place_now(engine: Engine, run_id: str) -> Reply[Place]:
                 place.add(mark.generation, mark.position)
             # Read before the marks: what has lost its lease by then saves nothing more.
             place.all_before(states[run_id].generation)
+            place.shorten()
         for row in store.find_runs(connection, RunFilter(ids=(run_id,))):
             place.leased = row.generation - (row.status == RunStatus.LEASED)
         return place
@@ -177,6 +271,8 @@ class _WholeTrail(Trail):
         self._is_full = is_full
         self._from = place
         self._next: list[StepMark] = []
+        self._over = -1
+        """Generations to this one save nothing more."""
 
     def hear(self, event: Event, generation: int) -> bool:  # noqa: ARG002 - what happens here is read, too
         return self.begun and not self.over
@@ -199,19 +295,31 @@ class _WholeTrail(Trail):
         """In the order of their generations: once a step of one is told, those before are told whole.
 
         A generation saves nothing more once there is the next one, and the first look that sees the next one reads all.
+        Of the one that goes on, only what has room in the place.
         """
-        self._next = sorted(super().unseen(marks), key=lambda mark: (mark.generation, mark.position))
+        self._next, room = [], None
+        for mark in sorted(super().unseen(marks), key=lambda mark: (mark.generation, mark.position)):
+            if mark.generation > self._over:
+                room = room or self._from.room(mark.generation)
+                if not room.takes(mark.position):
+                    continue
+            self._next.append(mark)
         return self._next
 
     def advance(self, state: Followed | None, found: Found) -> bool:
-        """As every trail; but while there is more, nothing that was read for somebody else is told before its turn."""
-        if found.more:
-            read = {(step.generation, step.position): step for step in found.steps}
-            turn = takewhile(lambda mark: (mark.generation, mark.position) in read, self._next)
-            found = found._replace(steps=[read[mark.generation, mark.position] for mark in turn])
-        return super().advance(state, found)
+        """As every trail; but nothing that was read for somebody else is told before its turn."""
+        read = {(step.generation, step.position): step for step in found.steps}
+        turn = list(takewhile(lambda mark: (mark.generation, mark.position) in read, self._next))
+        found = found._replace(steps=[read[mark.generation, mark.position] for mark in turn])
+        again = super().advance(state, found)
+        if turn and turn[-1].generation <= self._over and self._read_from == 0:
+            # They came in the order of their positions, and nothing is missing among them but what never comes.
+            self._from.all_to(turn[-1].generation, turn[-1].position)
+        return again
 
     def wants(self, state: Followed | None) -> Wanted | None:
+        if state is not None:
+            self._over = state.generation - (state.status == RunStatus.LEASED)
         return None if self._is_full() else super().wants(state)
 
 

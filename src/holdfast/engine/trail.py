@@ -44,9 +44,12 @@ TYPES = frozenset(
 #: After one of these there is no other.
 LAST = frozenset({"run:complete", "run:fail", "run:cancel", "run:delete"})
 
-#: Steps end in another order than that in which they began. A look at a run that goes on reads so many positions before
-#: the last one that it knows; what began even earlier is seen when the lease or the run ends, at the latest.
-_WINDOW = 100
+#: Steps end in another order than that in which they began. A look at a run that goes on reads from the lowest position
+#: of which something may still come; but a step that takes long, or one that was broken off and never comes, may stand
+#: far below all others. Beyond so many positions most looks read a few of the last ones, and every so many looks one
+#: reads all: on average about as many positions as this, and whatever was passed over is read soon.
+_WIDE = 500
+_LAST_FEW = 100
 
 _TERMINAL = frozenset(str(status) for status in RunStatus.terminal())
 
@@ -97,6 +100,14 @@ class Trail:
         self._away = False
         self._seen: set[int] = set()
         self._top = 0
+        self._low = 0
+        """Of what is below, everything was given, and nothing more comes."""
+        self._failed: set[int] = set()
+        self._read: list[StepMark] = []
+        """What the look that goes on has found."""
+        self._read_from: int | None = None
+        self._passed_over = 0
+        """Looks since the last one that read from the lowest position."""
         self._last_log = 0
         self._progress: Any = None
         self._asked_again = False
@@ -205,6 +216,7 @@ class Trail:
 
     def wants(self, state: Followed | None) -> Wanted | None:
         """What a look must read, given how the run stands; None if there is nothing to do."""
+        self._read_from = None
         if self.over or not self.begun:
             return None
         if state is None:
@@ -217,8 +229,16 @@ class Trail:
             return None
         if ended and self._waits_for_the_hub(state):
             return Wanted(None, None, False)
-        first = 0 if ended or changed or self._asked_again else max(0, self._top - _WINDOW)
+        self._read_from = first = self._first(whole=ended or changed or self._asked_again)
         return Wanted(first, self._last_log if state.last_log > self._last_log else None, ended)
+
+    def _first(self, *, whole: bool) -> int:
+        if whole or self._top - self._low <= _WIDE * (self._passed_over + 1):
+            self._passed_over = 0
+            # Of a step that had failed before anybody looked, nobody knows that it is tried again.
+            return 0 if whole else max(0, min(self._low, self._top - _LAST_FEW))
+        self._passed_over += 1
+        return max(0, self._top - _LAST_FEW)
 
     def _waits_for_the_hub(self, state: Followed) -> bool:
         """The run has ended here: the hub is about to tell. For one look; its loop may have been closed."""
@@ -229,18 +249,40 @@ class Trail:
 
     def unseen(self, marks: Iterable[StepMark]) -> list[StepMark]:
         """Those of steps that were saved elsewhere and not given yet."""
-        return [mark for mark in marks if mark.generation not in self._here and _key(mark) not in self._seen]
+        self._read = list(marks)
+        return [mark for mark in self._read if not self._was_given(mark)]
+
+    def _was_given(self, mark: StepMark) -> bool:
+        return mark.generation in self._here or _key(mark) in self._seen
 
     def _notice(self, marks: Iterable[StepMark | StepRow]) -> None:
         for mark in marks:
             self._seen.add(_key(mark))
             self._top = max(self._top, mark.position)
+            if isinstance(mark, StepRow) and mark.status == "failed":
+                self._failed.add(mark.position)
+
+    def _raise_low(self, generation: int) -> None:
+        """After what was read was given, while the run has this generation."""
+        read, self._read = self._read, []
+        if self._read_from is None or self._read_from > self._low:
+            return
+        low = self._read_from
+        for mark in sorted(read, key=lambda mark: mark.position):
+            if mark.position > low or not self._was_given(mark):
+                break
+            if mark.generation < generation and mark.position in self._failed:
+                break  # which this attempt tries again, at the same place
+            low = max(low, mark.position + 1)
+        self._low = low
 
     def advance(self, state: Followed | None, found: Found) -> bool:
         """Give what a look has found; True if another one is needed soon."""
         if self.over:
             return False
         items = self._saved(found)
+        if state is not None:
+            self._raise_low(state.generation)
         if found.more:
             # Nothing that comes later in the story until all of this was read.
             self._give_items(items, state)
@@ -271,7 +313,7 @@ class Trail:
         self._away = elsewhere
         if ended and found.row is not None and not self.over:
             self._end(found.row)
-        return self._let_go(later)
+        return self._let_go(later) or (self._passed_over > 0 and not self.over)
 
     def _again(self) -> bool:
         self._asked_again = True
