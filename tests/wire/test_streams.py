@@ -490,6 +490,38 @@ def test_a_run_that_was_seen_pending_is_told_to_be_leased_although_it_is_so_when
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_a_run_that_was_seen_pending_is_told_to_be_leased_although_it_has_ended_when_its_state_is_read(
+    is_cancelled: bool, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late: list[feed._Elsewhere] = []
+    begin = feed._Elsewhere.begin
+    monkeypatch.setattr(feed._Elsewhere, "begin", lambda one: late.append(one))
+
+    async def main() -> None:
+        async with house.app(nothing, worker=False) as web, house.app(nothing, worker=False) as other:
+            ask, there = Asking(web), Asking(other)
+            async with ask.stream("/runs/subscribe") as stream:
+                run_id = await there.trigger("nothing")
+                await until(lambda: late)
+                if is_cancelled:
+                    await there.post("/cancel", params={"runId": run_id})
+                else:
+                    await other.process_one()
+                begin(late[0])
+                last = await there.trigger("nothing")
+                told: list[Any] = []
+                while (event := await stream.event()) is not None and (event["runId"] == run_id or len(told) < 2):
+                    told += [event["type"]] if event["runId"] == run_id else []
+                assert event is not None
+                assert event["runId"] == last
+                assert told == (["run:trigger", "run:cancel"] if is_cancelled else [
+                    "run:trigger", "run:leased", "run:complete",
+                ])  # fmt: skip
+
+    asyncio.run(main())
+
+
 def test_a_run_of_another_process_is_told_once_whoever_executes_it(house: House) -> None:
     async def main() -> None:
         async with house.app(nothing, worker=False) as web, house.app(nothing, worker=False) as other:

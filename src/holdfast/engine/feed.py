@@ -136,12 +136,13 @@ class _Once:
 class _Elsewhere(Subscription):
     """A run that goes on elsewhere: what was read of it is given to the feed; what the hub tells, the hub tells all."""
 
-    __slots__ = ("_feed", "seen")
+    __slots__ = ("_feed", "_tells_lease", "seen")
 
     def __init__(self, feed: Feed, seen: Passing, *, with_snapshot: bool) -> None:
         super().__init__(feed.engine.subscriptions, seen.id, with_snapshot=with_snapshot)
         self.seen: Passing = seen
         self._feed: Feed = feed
+        self._tells_lease = with_snapshot
 
     def begin(self) -> None:
         self._begin()
@@ -149,10 +150,20 @@ class _Elsewhere(Subscription):
     def _give(self, type: str, making: Making) -> None:
         # One that was seen pending may have been claimed here since. Its snapshot would tell the lease a second time.
         is_from_hub = isinstance(making, Event) and making.sequence
+        if type == "run:leased":
+            self._tells_lease = False
         if not is_from_hub and (type in LAST or not self._trail.is_here):
+            if type in ("run:complete", "run:fail") and self._tells_lease:
+                self._tell_lease()
             self._feed.retold(self.seen, type, making)
         if type in LAST:
             self._finish(None)
+
+    def _tell_lease(self) -> None:
+        """It began and ended after it was seen and before its state was read: that says nothing but the end."""
+        retold = self._trail._retold
+        if retold.row is not None and retold.row.started_at is not None:
+            self._feed.retold(self.seen, "run:leased", retold.lease(None, None))
 
     def _finish(self, error: BaseException | None) -> None:
         super()._finish(error)
