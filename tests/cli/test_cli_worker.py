@@ -107,7 +107,11 @@ def test_a_run_that_fails_gets_a_line_without_asking(failing: Holdfast, spawn: S
     assert said.splitlines()[-1].split(maxsplit=3) == ["failed", "fragile", run.id, "ValueError: no soup for you"]
     assert "started" not in said
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(LONG) == 0
+    _, log = worker.communicate(timeout=LONG)
+    assert worker.returncode == 0
+    assert re.search(rf"warning: run {run.id} of fragile, attempt 2: it has failed\nTraceback .*:\n", log)
+    assert re.search(r'\n  File ".*failing_jobs\.py", line \d+, in fragile\n    raise ', log)
+    assert log.endswith("\nValueError: no soup\nfor you\n")
 
 
 def test_with_verbose_a_retry_says_why(failing: Holdfast, spawn: Spawn) -> None:

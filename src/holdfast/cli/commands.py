@@ -106,12 +106,17 @@ def _options(
     everywhere.url, everywhere.headers = url, tuple(header or ())
 
 
-class _OneLine(logging.Formatter):
-    """What the engine reports may quote a user's data."""
+class _Plain(logging.Formatter):
+    """What the engine reports may quote a user's data. In one line, but for the traceback of a run."""
 
     def format(self, record: logging.LogRecord) -> str:
+        text = record.getMessage()
+        what, _, where = text.partition("\n") if record.name == "holdfast.runs" else (text, "", "")
         when = self.formatTime(record, "%H:%M:%S")
-        return exits.masked(f"{when} {record.levelname.lower()}: {plain_line(record.getMessage(), 2000)}")
+        lines = [f"{when} {record.levelname.lower()}: {plain_line(what, 2000)}"]
+        for line in where.splitlines():
+            lines.append(line[: len(line) - len(line.lstrip(" "))] + plain_line(line, 2000))
+        return exits.masked("\n".join(lines))
 
 
 def run() -> int:
@@ -121,7 +126,7 @@ def run() -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     handler = logging.StreamHandler()
-    handler.setFormatter(_OneLine())
+    handler.setFormatter(_Plain())
     log = logging.getLogger("holdfast")
     log.addHandler(handler)
     log.propagate = False
