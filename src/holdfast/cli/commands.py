@@ -113,10 +113,9 @@ class _Plain(logging.Formatter):
         text = record.getMessage()
         what, _, where = text.partition("\n") if record.name == "holdfast.runs" else (text, "", "")
         when = self.formatTime(record, "%H:%M:%S")
-        lines = [f"{when} {record.levelname.lower()}: {plain_line(what, 2000)}"]
-        for line in where.splitlines():
-            lines.append(line[: len(line) - len(line.lstrip(" "))] + plain_line(line, 2000))
-        return exits.masked("\n".join(lines))
+        first = f"{when} {record.levelname.lower()}: {plain_line(what, 2000)}"
+        rest = [line[: len(line) - len(line.lstrip(" "))] + plain_line(line, 2000) for line in where.splitlines()]
+        return exits.masked("\n".join([first, *rest]))
 
 
 def run() -> int:
