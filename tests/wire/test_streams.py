@@ -502,6 +502,7 @@ def test_a_run_that_was_seen_pending_is_told_to_be_leased_although_it_has_ended_
         async with house.app(nothing, worker=False) as web, house.app(nothing, worker=False) as other:
             ask, there = Asking(web), Asking(other)
             async with ask.stream("/runs/subscribe") as stream:
+                await until(lambda: web._engine.feed._least is not None)  # what is there by its first look is no news
                 run_id = await there.trigger("nothing")
                 await until(lambda: late)
                 if is_cancelled:
@@ -526,6 +527,7 @@ def test_a_run_of_another_process_is_told_once_whoever_executes_it(house: House)
         async with house.app(nothing, worker=False) as web, house.app(nothing, worker=False) as other:
             ask, there = Asking(web), Asking(other)
             async with ask.stream("/runs/subscribe") as stream:
+                await until(lambda: web._engine.feed._least is not None)
                 run_id = await there.trigger("nothing")
                 await stream.until("run:trigger", run_id)
                 await web.process_one()
