@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import pytest
 
 from holdfast import CancelRun, Retry, Step, job
 from holdfast.testing import app_for_tests, drain
+from house import House
 
 
 def divide(n: int) -> int:
@@ -62,6 +64,26 @@ def test_a_run_that_succeeds_or_cancels_itself_is_not_told(caplog: pytest.LogCap
         app.jobs.leaving.trigger().wait()
         drain(app).wait()
     assert caplog.records == []
+
+
+def test_a_failure_that_did_not_count_is_not_told(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    bodies: list[int] = []
+
+    @job
+    async def overtaken() -> str:
+        bodies.append(1)
+        if len(bodies) == 1:
+            house.take_away()  # by somebody else: the end of this execution is refused
+            raise ValueError("too late to say so")
+        return "done"
+
+    async def main() -> None:
+        async with house.app(overtaken) as app:
+            assert await app.jobs.overtaken.run() == "done"
+
+    asyncio.run(main())
+    assert len(bodies) == 2
+    assert [record.getMessage() for record in caplog.records if record.name == "holdfast.runs"] == []
 
 
 def test_an_error_that_can_not_be_shown_is_told_all_the_same(caplog: pytest.LogCaptureFixture) -> None:

@@ -31,7 +31,7 @@ from .context import Step, SyncStep, Unwind, current
 from .family import Children
 from .limits import NO_LIMITS, Limits
 from .notes import Notes
-from .outcome import Outcome, alone, log_failure, outcome_of
+from .outcome import Outcome, alone, log_failure, outcome_of, where_it_broke
 from .parents import Parent, finalize_arguments
 from .registry import JobDefinition
 from .signals import AbortSignal
@@ -245,8 +245,7 @@ class Execution:
                 return Outcome(Cause.RELEASE)
             error = (self._steps and self._steps.fatal) or error
             outcome = self.limits.after(outcome_of(error), alone(error), self.engine.clock.now(), self.engine.chance)
-            log_failure(self.row, outcome, error)
-            return outcome
+            return outcome._replace(broke=where_it_broke(outcome, error))
 
     def _ends_us(self, error: BaseException) -> bool:
         """Whether this is about the process, or the loop, and not about the run."""
@@ -394,6 +393,7 @@ class Execution:
             return
         self.engine.keeper.release(self)
         if ended.accepted:
+            log_failure(self.row, outcome)
             self.worker.ended(self, outcome, ended)
         elif ended.status not in _WHY and not self.closed:
             word = "completing" if outcome.cause is Cause.COMPLETE else "recording the end of"

@@ -12,6 +12,7 @@ from ..model.run import RunRow
 from ..rules.lifecycle import Cause
 
 _log = logging.getLogger("holdfast.runs")
+_LEVELS = {Cause.FAIL: logging.WARNING, Cause.TIME_OUT: logging.WARNING, Cause.RETRY: logging.INFO}
 
 _LONGEST_TYPE = 255
 
@@ -27,6 +28,8 @@ class Outcome(NamedTuple):
     """Microseconds until the retry."""
     waiting_for: str | None = None
     """Of a run that is suspended."""
+    broke: str | None = None
+    """Where the function broke, for the log."""
 
 
 class Concluded(Exception):
@@ -58,14 +61,22 @@ def _meant(error: BaseException) -> Outcome:
     return Outcome(Cause.FAIL, error=fit(error) or kind, error_type=kind)
 
 
-def log_failure(run: RunRow, outcome: Outcome, error: BaseException) -> None:
-    """Tell the log where the function broke: the database keeps what an error says, and of steps only where it was."""
-    again = outcome.cause is Cause.RETRY
-    level = logging.INFO if again else logging.WARNING
-    if outcome.cause in (Cause.FAIL, Cause.TIME_OUT, Cause.RETRY) and _log.isEnabledFor(level):
-        where = shown_traceback(error) or error_text(error)
+def where_it_broke(outcome: Outcome, error: BaseException) -> str | None:
+    """For the log, the traceback of a failure that somebody wants to have there; the error itself need not be kept."""
+    level = _LEVELS.get(outcome.cause)
+    if level is None or not _log.isEnabledFor(level):
+        return None
+    return shown_traceback(error) or error_text(error)
+
+
+def log_failure(run: RunRow, outcome: Outcome) -> None:
+    """Tell the log of an end, or a retry, that is durable: the database keeps no traceback of a run."""
+    if outcome.broke is not None:
+        again = outcome.cause is Cause.RETRY
         what = f"retried in {outcome.delay / 1e6:g} s" if again else "it has failed"
-        _log.log(level, "run %s of %s, attempt %d: %s\n%s", run.id, run.job_name, run.attempt + 1, what, where.rstrip())
+        where = outcome.broke.rstrip()
+        level = _LEVELS[outcome.cause]
+        _log.log(level, "run %s of %s, attempt %d: %s\n%s", run.id, run.job_name, run.attempt + 1, what, where)
 
 
 def alone(error: BaseException) -> BaseException:
