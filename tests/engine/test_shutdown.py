@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from holdfast import Event, Step, StoreClosed, SyncStep, job
-from house import PATIENCE, House, Stuck
+from house import PATIENCE, House, Stuck, until
 
 
 def test_s4_a_polite_run_finishes_early_when_it_is_told_of_the_shutdown(house: House) -> None:
@@ -205,7 +205,9 @@ def test_a_loop_that_cancels_everything_fails_no_run(house: House) -> None:
     asyncio.run(main())
 
 
-def test_s4_an_app_that_is_about_to_stop_begins_no_run_and_lets_others_go_on(house: House, stuck: Stuck) -> None:
+def test_s4_an_app_that_is_about_to_stop_begins_no_run_and_lets_others_go_on(
+    house: House, stuck: Stuck, monkeypatch: pytest.MonkeyPatch
+) -> None:
     @job
     async def work(step: Step, number: int) -> int:
         return int(await step.run("n", stuck.hang, number))
@@ -216,11 +218,13 @@ def test_s4_an_app_that_is_about_to_stop_begins_no_run_and_lets_others_go_on(hou
             first = await app.jobs.work.trigger(1)
             await stuck.came()
             app._engine.claim_no_more()
+            looks, look = list[None](), app._engine.worker._fill
+            monkeypatch.setattr(app._engine.worker, "_fill", lambda: (looks.append(None), look()))
             second = await app.jobs.work.trigger(2)
             assert not await app.process_one()
             stuck.let_go()
             assert (await app.wait_for_run(first.id, timeout=PATIENCE)).output == 1
-            await asyncio.sleep(0.1)  # it looks five times
+            await until(lambda: len(looks) >= 5)
         assert house.status() == ["completed", "pending"]
         async with app:
             assert (await app.wait_for_run(second.id, timeout=PATIENCE)).output == 2

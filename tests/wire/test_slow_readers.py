@@ -10,7 +10,7 @@ import pytest
 
 from asking import Asking
 from holdfast import Step, job
-from house import House
+from house import House, until
 
 _LARGE, _LONG = 300_000, 20_000
 
@@ -47,7 +47,7 @@ def test_what_waits_for_a_slow_reader_is_bounded_in_bytes_and_told_in_order(
                     if event.get("type") == type:
                         found.append(str(event.get("output") or event.get("message"))[:1])
                         if len(found) % 10 == 1:
-                            await asyncio.sleep(0.05)  # everything could be read meanwhile
+                            await until(lambda: subscription._was_full or subscription._is_over)
                     waited = max(waited, len(subscription._unread))
                     block = await stream.block()
             assert found == [str(number % 10) for number in range(all_of_them)]

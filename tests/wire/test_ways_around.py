@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from asking import Asking
-from holdfast import Children, NotFoundError, PayloadTooLarge, job
+from holdfast import Children, Holdfast, NotFoundError, PayloadTooLarge, job
 from holdfast.engine.call import Call
 from holdfast.http import Auth, Request
 from house import House
@@ -326,13 +326,17 @@ def test_many_of_which_one_leads_to_somebody_elses_run_are_refused_before_any_of
     house: House,
 ) -> None:
     began: list[int] = []
+    apps: list[Holdfast] = []
 
     @job
     async def begins(n: int) -> None:
         began.append(n)
 
+    async def what_is_there_begins() -> None:
+        await apps[0].jobs.nothing.run()  # which was triggered after it
+
     async def on_run_access(name: str, run: Any, _: str) -> bool:
-        await asyncio.sleep(0.2)  # long enough for a run to begin and end
+        await what_is_there_begins()
         return run.labels.get("owner") == name
 
     async def test(ask: Asking) -> None:
@@ -342,11 +346,12 @@ def test_many_of_which_one_leads_to_somebody_elses_run_are_refused_before_any_of
         assert (await ask.post("/trigger", labelled, headers=as_("ada"))).status == 200
         refused = await ask.post("/runs/trigger", {"calls": [*mine, theirs]}, headers=as_("bob"))
         assert (refused.status, refused.error) == (409, "calls[2]: There is a run of this key already.")
-        await asyncio.sleep(0.2)
-        assert (len(house.status()), began) == (1, [0])
+        await what_is_there_begins()
+        assert (len(await apps[0].get_runs(job="begins")), began) == (1, [0])
 
     async def main() -> None:
-        async with house.app(begins) as app:
+        async with house.app(begins, nothing) as app:
+            apps.append(app)
             await test(Asking(app, auth=Auth(authenticate=who, on_run_access=on_run_access)))
 
     asyncio.run(main())
