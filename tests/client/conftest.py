@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import threading
 from collections.abc import Iterator
 
@@ -24,6 +25,14 @@ def _no_client_is_left() -> Iterator[None]:
         if thread.name == "holdfast-client":
             thread.join(PATIENCE)
             assert not thread.is_alive()
+
+
+@pytest.fixture(autouse=True)
+def _the_log_of_the_server_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is in this process. What it says of runs that fail would be among what a command shows."""
+    runs = logging.getLogger("holdfast.runs")
+    monkeypatch.setattr(runs, "handlers", [logging.NullHandler()])
+    monkeypatch.setattr(runs, "propagate", False)
 
 
 @pytest.fixture

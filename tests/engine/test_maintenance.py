@@ -240,7 +240,7 @@ def test_trouble_is_reported_and_tried_again_a_minute_later(make: Make) -> None:
     world.store.fails = True
     world.idle()
     world.idle()
-    until(lambda: world.errors, "the report")
+    until(lambda: len(world.errors) == 2, "the reports: the runs' and the outputs'")
     assert [(event.context, "on fire" in event.error) for event in world.errors] == [("idle-maintenance", True)] * 2
     assert len(world.store.looks) == 2, "once for the runs, once for the outputs, and no more for a minute"
     world.store.fails = False
