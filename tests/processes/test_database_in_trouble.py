@@ -243,7 +243,12 @@ def test_a_damaged_page_is_said_and_the_worker_lives(patient: Patient, path: Pat
     # Whoever has read these pages before may go on working with them for a while: ask over new connections.
     with closing(sqlite3.connect(path)) as connection, pytest.raises(sqlite3.DatabaseError, match="malformed"):
         connection.execute("select count(input) from holdfast_runs").fetchone()
-    patient.app._engine.reader._disconnect()
+
+    def lost(_: object) -> None:
+        raise StoreUnavailable("the connection was lost")
+
+    with pytest.raises(StoreUnavailable):
+        patient.app._engine.reader.read("lose", lost, str).wait(LONG)
     with pytest.raises(StoreUnavailable, match=r"is damaged; run `pragma integrity_check` on a copy"):
         patient.app.get_runs().wait(LONG)
     with open(path, "r+b") as file:
