@@ -128,7 +128,9 @@ class PostgresLine(Line):
             return super().names(connection, sql)
         begins = ["begin"] if sql.startswith("begin isolation") else []
         # What is asked with it when it begins has no name.
-        return [*begins, *[name for one in executed if (name := self._prepared[connection.info.backend_pid, one])]]
+        ends = ["commit"] if sql.endswith("; commit") else []
+        names = [name for one in executed if (name := self._prepared[connection.info.backend_pid, one])]
+        return [*begins, *names, *ends]
 
     def attach(self) -> None:
         import psycopg

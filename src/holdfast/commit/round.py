@@ -14,7 +14,7 @@ from typing import Any
 
 from ..basis.clock import Clock
 from ..basis.errors import HoldfastError, SchemaError, StoreError, StoreUnavailable
-from ..store.base import PlayAgain, Store, Tx
+from ..store.base import LATER, PlayAgain, Store, Tx, Undone
 from .forks import inside
 from .reply import Answer, answer
 from .tally import Tally
@@ -46,10 +46,13 @@ class Rounds:
         self._out_since: float | None = None
         self._longest, self._until = 0.0, 0.0
 
-    def serve(self, tickets: Sequence[Ticket[Any]], *, replay: bool = False, again: int = 0) -> BaseException | None:
+    def serve(
+        self, tickets: Sequence[Ticket[Any]], *, replay: bool = False, again: int = 0, full: bool = False
+    ) -> BaseException | None:
         """All together; if that fails, the halves, so that no caller pays for another.
 
-        Returns the error if the database itself is in trouble: then the other half need not try.
+        With `full` nothing is left for later. Returns the error if the database itself is in trouble: then the other
+        half need not try.
         """
         parts: list[Sequence[Ticket[Any]]]
         if not replay and not (tickets := self._may_go(tickets)):
@@ -58,7 +61,9 @@ class Rounds:
             return self._serve_each(apart, replay=False)
         try:
             with inside:
-                answers = self._transaction(tickets, replay=replay)
+                answers, left = self._transaction(tickets, replay=replay, full=full or replay)
+        except Undone:
+            return self.serve(tickets, again=again, full=True)
         except _NoAnswer as unanswered:
             if replay:
                 why = str(unanswered.__cause__).removeprefix(f"{self.store.name}: ").rstrip(".")
@@ -72,19 +77,21 @@ class Rounds:
             if isinstance(meant, PlayAgain) and again < _AGAIN:
                 # Undone as a whole, for somebody else's sake: the halves would fare no better.
                 self.tally.again += 1
-                return self.serve(tickets, replay=replay, again=again + 1)
+                return self.serve(tickets, replay=replay, again=again + 1, full=full)
             if len(tickets) == 1 or isinstance(meant, _TROUBLE):
                 return self.refuse(tickets, meant)
             parts = [tickets[: len(tickets) // 2], tickets[len(tickets) // 2 :]]
         else:
             self._announce(answers)
-            return None
-        return self._serve_each(parts, replay=replay)
+            return self.serve(left, full=True) if left else None
+        return self._serve_each(parts, replay=replay, full=full)
 
-    def _serve_each(self, parts: Sequence[Sequence[Ticket[Any]]], *, replay: bool) -> BaseException | None:
+    def _serve_each(
+        self, parts: Sequence[Sequence[Ticket[Any]]], *, replay: bool, full: bool = False
+    ) -> BaseException | None:
         trouble: BaseException | None = None
         for part in parts:
-            trouble = self.refuse(part, trouble) if trouble else self.serve(part, replay=replay)
+            trouble = self.refuse(part, trouble) if trouble else self.serve(part, replay=replay, full=full)
         return trouble
 
     def _apart(self, tickets: Sequence[Ticket[Any]]) -> list[Sequence[Ticket[Any]]]:
@@ -125,24 +132,30 @@ class Rounds:
         answer([(ticket, None, _own(error)) for ticket in tickets])
         return error if isinstance(error, _TROUBLE) else None
 
-    def _transaction(self, tickets: Sequence[Ticket[Any]], *, replay: bool) -> list[Answer]:
+    def _transaction(
+        self, tickets: Sequence[Ticket[Any]], *, replay: bool, full: bool
+    ) -> tuple[list[Answer], list[Ticket[Any]]]:
+        """The answers, and who has none yet."""
         by_verb: dict[Verb, list[Ticket[Any]]] = {}
         for ticket in tickets:
             by_verb.setdefault(ticket.verb, []).append(ticket)
-        answers: list[Answer] = []
+        asked: list[tuple[list[Ticket[Any]], Sequence[Any]]] = []
         served: list[tuple[str, list[Ticket[Any]], float]] = []
         tx: Tx | None = None
-        asked = self.clock.steady()
+        since = self.clock.steady()
         try:
             tx = self._begin({verb: [ticket.row for ticket in group] for verb, group in by_verb.items()}, replay=replay)
             known = tx.begun
             for verb in ORDER:
-                if group := by_verb.get(verb):
+                if group := by_verb.pop(verb, None):
                     began = self.clock.steady()
+                    tx.last = not (full or by_verb)
                     values = getattr(self.store, verb)(tx, [ticket.row for ticket in group])
-                    answers.extend([(ticket, value, None) for ticket, value in zip(group, values, strict=True)])
+                    assert len(values) == len(group), f"{verb}: an answer for each row"
+                    asked.append((group, values))
                     served.append((verb, group, self.clock.steady() - began))
-            if not known:
+            if tx.begun and not known:
+                known = True
                 self._waited(tx)
         except BaseException as error:
             if tx is not None:
@@ -150,21 +163,34 @@ class Rounds:
             meant = self.store.translate(error)
             if isinstance(meant, StoreError) and not isinstance(meant, PlayAgain):
                 self.disconnect()
-            if tx is not None and not tx.begun and self._out_since is None:
-                self._out_since = asked
+            if tx is not None:
+                self._refused(tx, since)
             raise
         try:
             self.store.commit(tx)
         except BaseException as error:
             self.store.rollback(tx)
+            self._refused(tx, since)
+            if isinstance(error, Undone):
+                raise
             self.disconnect()
             if isinstance(error, Exception):
                 raise _NoAnswer from self.store.translate(error)
             raise  # not the database's word: somebody ends this thread or program
+        if not known:
+            self._waited(tx)
         self.count += 1
         self.last_at = self.clock.steady()
         self.tally.round(served, len(tickets), self.last_at)
-        return answers
+        answers: list[Answer] = []
+        left: list[Ticket[Any]] = []
+        for group, values in asked:
+            for ticket, value in zip(group, values, strict=True):
+                if value is LATER:
+                    left.append(ticket)
+                else:
+                    answers.append((ticket, value, None))
+        return answers, left
 
     def _begin(self, batches: Mapping[str, Sequence[Any]], *, replay: bool) -> Tx:
         """Begin, and note for how long that was not possible, since the first attempt that was refused.
@@ -184,6 +210,10 @@ class Rounds:
             self._waited(tx)
             tx.waited = self._longest
         return tx
+
+    def _refused(self, tx: Tx, since: float) -> None:
+        if not tx.begun and self._out_since is None:
+            self._out_since = since
 
     def _waited(self, tx: Tx) -> None:
         now = self.clock.steady()

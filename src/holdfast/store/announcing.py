@@ -86,6 +86,11 @@ class Announcing(SeveralWriters):
         if anything:
             self._news(tx).claimable = True
 
+    def _let_go_of(self, tx: Tx, endings: Sequence[Ending]) -> None:
+        self._are_over(tx, [ending.lease.run_id for ending in endings if ending.transition.ends])
+        back = [ending for ending in endings if ending.transition.target == "pending" and ending.delay <= 0]
+        self._may_be_claimed(tx, back)
+
     def _pass_on(self, tx: Tx, keys: Sequence[str | None]) -> None:
         super()._pass_on(tx, keys)
         self._may_be_claimed(tx, any(key is not None for key in keys))
@@ -103,10 +108,7 @@ class Announcing(SeveralWriters):
 
     def finish(self, tx: Tx, endings: Sequence[Ending]) -> list[Ended]:
         answers = super().finish(tx, endings)
-        counted = [ending for ending, ended in zip(endings, answers, strict=True) if ended.accepted]
-        self._are_over(tx, [ending.lease.run_id for ending in counted if ending.transition.ends])
-        back = [ending for ending in counted if ending.transition.target == "pending" and ending.delay <= 0]
-        self._may_be_claimed(tx, back)
+        self._let_go_of(tx, [ending for ending, ended in zip(endings, answers, strict=True) if ended.accepted])
         return answers
 
     def cancel(self, tx: Tx, run_ids: Sequence[str]) -> list[Cancelled]:

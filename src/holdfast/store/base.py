@@ -51,6 +51,15 @@ class PlayAgain(StoreUnavailable):
     """The database undid the transaction for somebody else's sake: a deadlock, a serialization failure."""
 
 
+class Undone(Exception):
+    """Instead of an answer to COMMIT: it was not come to, and nothing of the transaction has happened."""
+
+
+#: Instead of an answer of a verb that was the last one (`Tx.last`): nothing was done for this row, because that takes
+#: more than one statement. It is to be asked for again, in a transaction of its own.
+LATER: Any = object()
+
+
 class Lease(NamedTuple):
     """The right of one worker to execute one run, until it is renewed, given back or lost."""
 
@@ -364,6 +373,9 @@ class Tx:
     """It is the transaction of a caller, who commits it some time."""
     begun: bool = True
     """Whether the database has said so. Before that nobody knows how long it was waited for."""
+    last: bool = False
+    """The verb that is served now is the last one: nobody looks at its answers before the commit, and some of them may
+    be `LATER`."""
     seen: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -491,7 +503,11 @@ class Store(ABC):
 
     @abstractmethod
     def commit(self, tx: Tx) -> None:
-        """Make it durable: when this returns, it survives a power cut. After an error it may or may not have."""
+        """Make it durable: when this returns, it survives a power cut. After an error it may or may not have, but for
+        `Undone`.
+
+        What the last verb asks may be asked only now, with it, and its answers are known when this has returned.
+        """
 
     @abstractmethod
     def rollback(self, tx: Tx) -> None:

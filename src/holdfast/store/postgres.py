@@ -18,13 +18,13 @@ import psycopg
 from ..basis.clock import Clock, SystemClock
 from ..basis.errors import SchemaError, StoreError, StoreUnavailable, ValidationError
 from ..model.run import NewRun, RunFilter, RunRow
-from .base import Claimed, ClaimOrder, LentTransaction, Old, PlayAgain, SharedTransaction, Triggered, Tx
+from .base import Claimed, ClaimOrder, LentTransaction, Old, PlayAgain, SharedTransaction, Tx
 from .lending import Lent
+from .postgres_last import FOUND, PostgresLast
 from .postgres_listing import listing, question
 from .postgres_moving import PostgresMovable
 from .postgres_place import AGAIN, Address, Limits, Link, address, meaning
 from .postgres_statements import NOW, as_json, qualified, statements
-from .postgres_telling import PostgresTelling
 from .postgres_together import TIME, Opening, PutOff
 from .relational import insertable
 from .schema import AWAY, Schema, away, not_the_owner
@@ -37,6 +37,10 @@ _MARK = (
     "where key = 'database_id' and current_setting('synchronous_standby_names') <> ''"
 )
 
+#: With it what begins a transaction fails on tables of a newer version than this. What is said in the same message, COMMIT
+#: among it, must not happen there.
+_OR_FAIL = " having 1 / (coalesce(max(number), 0) <= {})::int = 1"
+
 #: Keys that one look for unused ones may forget.
 _KEYS_AT_ONCE = 1000
 
@@ -47,7 +51,7 @@ _NEVER = -1
 _MIGRATIONS_TRIED = 20
 
 
-class PostgresStore(PostgresTelling, PostgresMovable):
+class PostgresStore(PostgresLast, PostgresMovable):
     """The store of `postgresql://user:password@host/database`.
 
     In the query of the URL `schema=name` says where the tables are (default: public), and `pooler=transaction` that
@@ -78,10 +82,12 @@ class PostgresStore(PostgresTelling, PostgresMovable):
             f"select coalesce(max(number), 0), set_config('{TIME}', ({NOW})::text, true)::bigint, "
             "current_setting('transaction_read_only') from holdfast_migrations"
         )
+        self._begin_or_fail = self._begin + _OR_FAIL.format(self.schema.newest)
         self._mark = self._q(_MARK)
         self._known: str | None = None
         self._identity: str | None = None
         self._keys_after = ""
+        self._pauses = {}
 
     def _q(self, text: str) -> str:
         return qualified(text, self.address.schema)
@@ -173,7 +179,7 @@ class PostgresStore(PostgresTelling, PostgresMovable):
 
         connection.put_off(
             PutOff(connection.begin, None, None, lambda error: self._begins_again(connection, error)),
-            PutOff(self._begin, (), begun),
+            PutOff(self._begin_or_fail, (), begun),
         )
         try:
             self.lock(tx, batches)
@@ -213,18 +219,21 @@ class PostgresStore(PostgresTelling, PostgresMovable):
 
     def commit(self, tx: Tx) -> None:
         connection: Link = tx.connection
-        if connection.drop():
+        postponed = self._postponed(tx)
+        if postponed is None and connection.drop():
             return  # nothing was asked
         connection.unreplicated = None
         if tx.seen.get("met"):
             # The last lock of all: whoever has it waits for nobody but the standby.
             connection.say(self._mark)
-        status = self._end(tx)
+        found, status = self._end(tx, None if postponed is None else postponed.statement)
         if connection.unreplicated is not None:
             # It is here, and may be lost with this server. Read back, it must be waited for once more.
             raise StoreUnavailable(f"{self.name}: {connection.unreplicated}.")
         if status != "COMMIT":
             raise StoreError(f"{self.name}: the transaction had failed, it was rolled back ({status}).")
+        if postponed is not None:
+            postponed.answered(found)
 
     def rollback(self, tx: Tx) -> None:
         self._roll_back(tx.connection)
@@ -435,12 +444,8 @@ class PostgresStore(PostgresTelling, PostgresMovable):
 
     # -- verbs -------------------------------------------------------------------------------------------------
 
-    def trigger(self, tx: Tx, runs: Sequence[NewRun]) -> list[Triggered]:
-        made = super().trigger(tx, runs)
-        # A run that is there may be here only: whoever made it was told to wait for the standby no longer. What is
-        # acknowledged now must be there as well.
-        tx.seen["met"] = tx.seen.get("met", False) or any(one.disposition != "created" for one in made)
-        return made
+    def _let_go(self, tx: Tx, rows: Sequence[Any]) -> list[Any]:
+        return self._ask(tx.connection, "finish", rows, tx.instant, 0)
 
     def _ripen(self, tx: Tx) -> int | None:  # noqa: ARG002 - the claim itself looks whether there is anything, first
         return None
@@ -464,8 +469,9 @@ class PostgresStore(PostgresTelling, PostgresMovable):
             keyed: list[str] = []
             due = wake = None
             first = "due" not in tx.seen
-            values = (many - len(rows), order.owner, tx.instant, order.lease, tx.instant if first else _NEVER)
-            for row in self._ask(tx.connection, verb, wanted, *values):
+            values = (many - len(rows), order.owner, tx.instant, order.lease, tx.instant if first else _NEVER, 0)
+            found = tx.seen.pop(FOUND, None)
+            for row in self._ask(tx.connection, verb, wanted, *values) if found is None else found:
                 if row[2] is not None:
                     rows.append(row)
                 elif row[0] is not None:

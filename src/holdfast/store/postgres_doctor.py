@@ -260,7 +260,7 @@ def dead_rows(tables: list[Any], settings: Settings) -> Finding:
 
 def _claim(store: PostgresStore, link: Link) -> Finding:
     """Whether a claim finds its candidates by the index that is there for it. Nothing is claimed."""
-    values = (to_json([("default", "")]).decode(), 10, "doctor", 0, 0, -1)
+    values = (to_json([("default", "")]).decode(), 10, "doctor", 0, 0, -1, 0)
     link.say(link.begin)  # behind a pooler the settings of a worker are those of its transactions
     try:
         ((plan,),) = link.execute("explain (format json) " + store._sql["claim"], values).fetchall()

@@ -206,6 +206,8 @@ class Link(Together):
         self.pooled: bool = bool(to.pooled)
         self._said = 0
         self._plan_at = _PLANNED_ANEW
+        self.over = False
+        """While what came with a commit is read."""
         self.unreplicated: str | None = None
         """What the server warned of at the last commit, if that may be lost with it."""
         self.pg: psycopg.Connection[Any]
@@ -302,6 +304,7 @@ class Link(Together):
 
     def execute(self, sql: str, values: Any = None) -> Any:
         """One statement; what it gives is to be read before the next."""
+        assert not self.over, "after the commit nothing belongs to the transaction"
         self._said += 1
         if self._said >= self._plan_at and not self._put_off:  # before that nobody may know that the link was lost
             self._plan_at *= 2
@@ -325,6 +328,16 @@ class Link(Together):
         if self.in_transaction:
             self._execute("rollback", prepare=False)
             self.prepared_is_gone()
+
+    def is_quiet(self) -> bool:
+        """Whether the server has said nothing by itself, as it does when it ends a session. Asks nobody."""
+        try:
+            # What has come is taken by the first look, and that nothing follows is seen by the second.
+            for _ in range(2):
+                self.pg.pgconn.consume_input()
+        except psycopg.OperationalError:
+            return False
+        return not self.is_lost
 
     def is_current(self) -> bool:
         """Whether its server may still be written to; found out once a second. What is read from another one is old.

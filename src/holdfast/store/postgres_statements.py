@@ -34,6 +34,9 @@ _FIRST_OF_KEY = """(
 #: Where the last row of a claim has the two times of `_DUE_BESIDE`.
 _NEXT = {"run_at": "d.due", "deadline_at": "d.wake"}
 
+#: Of a run: there is nothing to be asked or written about it when it is claimed, but this.
+_PLAIN = "(r.concurrency_key is null and r.parent_id is null and r.generation = 0) as plain"
+
 #: What a claim does with the runs that it has found (`p`), in the words that both kinds of claims share.
 _LEASE_FIRST = f"""k as materialized (
   select key from holdfast_keys
@@ -42,15 +45,17 @@ _LEASE_FIRST = f"""k as materialized (
 c as materialized (
   select * from p where concurrency_key is null or concurrency_key in (select key from k)
   order by priority desc, run_at, id limit $2),
+n as materialized (select $7 = 1 and not coalesce(bool_and(plain), true) as needs_more from c),
 u as (
   update holdfast_runs as r set
     status = 'leased', lease_owner = $3, lease_expires_at = $4::bigint + $5, generation = r.generation + 1, turn = 0,
     started_at = coalesce(r.started_at, $4), updated_at = $4
-  from c where r.id = c.id and c.concurrency_key is null
+  from c where r.id = c.id and c.concurrency_key is null and not (select needs_more from n)
   returning {COLUMNS})
 select * from u
 union all
-select c.id{", null" * COLUMNS.count(",")} from c where c.concurrency_key is not null
+select c.id{", null" * COLUMNS.count(",")} from c
+where c.concurrency_key is not null or (select needs_more from n)
 union all
 select null{", null" * COLUMNS.count(",")}
 where case when (select count(*) from c) < (select many from d) then
@@ -105,6 +110,7 @@ _PARTS = {
     "lockable": _LOCKABLE,
     "lease_first": _LEASE_FIRST,
     "due_beside": _DUE_BESIDE,
+    "plain": _PLAIN,
     "first_of_key": _FIRST_OF_KEY.format(run="r", wanted="$1"),
     "first_of_key_again": _FIRST_OF_KEY.format(run="c", wanted="$2"),
     "columns": COLUMNS,

@@ -17,8 +17,9 @@ from psycopg import pq
 
 from ..basis.clock import SystemClock
 from .announcing import NOBODY, Announcing, Gathered, word
-from .base import Triggered, Tx
+from .base import Triggered, Tx, Undone
 from .postgres_place import AGAIN, Address, Link
+from .postgres_together import PutOff
 
 if TYPE_CHECKING:
     from .watch import Watch
@@ -62,26 +63,33 @@ class PostgresTelling(Announcing):
             self._said_once |= {text}
             _log.warning("%s: %s", self.name, text)
 
-    def _end(self, tx: Tx) -> str:
-        """COMMIT, with what the transaction has for others; what the server says to it."""
+    def _end(self, tx: Tx, last: PutOff | None = None) -> tuple[list[Any], str]:
+        """COMMIT, with what the transaction has for others, and what is asked last: the answer to that, and what the
+        server says to the commit. `Undone` if it has not come to it.
+        """
         connection: Link = tx.connection
         gathered: Gathered | None = tx.seen.get("news")
         if gathered is None or _steady() < self._silent_until:
-            return str(connection.cursor.execute("commit", prepare=False).statusmessage)
+            return self._ended(connection, "commit", last)
         literal = pq.Escaping(connection.pg.pgconn).escape_literal
         text = f"{literal(self.channel.encode()).decode()}, {literal(word(self.me, gathered).encode()).decode()}"
-        execute: Any = connection.cursor.execute  # which would rather have literal texts
         try:
-            cursor = execute(f"select pg_notify({text}); commit", prepare=False)
+            return self._ended(connection, f"select pg_notify({text}); commit", last)
         except psycopg.Error as error:
             if error.sqlstate is not None and error.sqlstate not in AGAIN and not connection.is_lost:
                 self._silent_until = _steady() + _SILENCE
                 said = self.address.hide(" ".join(str(error).split()))
                 self.say_once(f"other processes are not told what happens here; they will look for it ({said})")
             raise
-        while cursor.nextset():
-            pass
-        return str(cursor.statusmessage)
+
+    def _ended(self, connection: Link, words: str, last: PutOff | None) -> tuple[list[Any], str]:
+        try:
+            return connection.end(words, last)
+        except psycopg.Error as error:
+            # In a transaction that has failed nothing else was listened to. Without `last` it was the telling.
+            if last is not None and connection.pg.info.transaction_status == pq.TransactionStatus.INERROR:
+                raise Undone from error
+            raise
 
     def announce(self, tx: Tx, made: Sequence[Triggered]) -> None:  # noqa: ARG002 - it was gathered
         # Gathered while it was written; and this process doesn't know when it commits, so it is told, too.

@@ -5,8 +5,9 @@ that. Nobody needs those answers before, but for the time: a statement that is s
 it from the server, where they have left it (`TIME`).
 
 It is said in SQL (`execute name('…')`) rather than in the pipeline mode of the driver: one message is answered as one,
-whoever waits for it waits as for any other, and a server drops what follows a statement that has failed. COMMIT is
-never among them, so until it is sent everything may be said anew over another connection.
+whoever waits for it waits as for any other, and a server drops what follows a statement that has failed. Without COMMIT
+among them everything may be said anew over another connection. What ends with it (`end`) may have happened if there was
+no answer.
 """
 
 from __future__ import annotations
@@ -104,11 +105,27 @@ class Together:
 
     def along(self, sql: str, values: Sequence[Any] | None) -> Any:
         """Ask this, with all that was put off: the cursor with its answer."""
-        large = sum([len(value) for value in values or () if isinstance(value, str)]) > _LONGEST
-        if large or (sql not in self._names and len(self._names) >= _PREPARED):
+        if not self.can_say(sql, values or ()):
             self.settle()
             return self._execute(sql, known(values))
         return self._together(PutOff(sql, values))
+
+    def can_say(self, sql: str, values: Sequence[Any]) -> bool:
+        """Whether this may go along with others: it is not too much, and prepared or can be."""
+        return sum([len(value) for value in values if isinstance(value, str)]) <= _LONGEST and (
+            sql in self._names or len(self._names) < _PREPARED
+        )
+
+    def end(self, words: str, last: PutOff | None) -> tuple[list[Any], str]:
+        """Ask what was put off, and this, and end the transaction with these words: the answer, and what the server
+        says to the end.
+        """
+        parts, self._put_off = [*self._put_off, *([last] if last else ())], []
+        cursor = self._send(parts, words)
+        found = cursor.fetchall() if last else []
+        while cursor.nextset():
+            pass
+        return found, str(cursor.statusmessage)
 
     def _together(self, *asked: PutOff) -> Any:
         parts, self._put_off = [*self._put_off, *asked], []
@@ -124,8 +141,9 @@ class Together:
                     again(second)  # it may know better what is wrong
                 raise second from error
 
-    def _send(self, parts: Sequence[PutOff]) -> Any:
-        cursor = self._execute("; ".join([self.spoken(part.sql, part.values) for part in parts]), prepare=False)
+    def _send(self, parts: Sequence[PutOff], *words: str) -> Any:
+        said = [self.spoken(part.sql, part.values) for part in parts]
+        cursor = self._execute("; ".join([*said, *words]), prepare=False)
         for part in parts:
             if part is not parts[0]:
                 cursor.nextset()

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
 from types import MappingProxyType
 from typing import Any, Literal
@@ -126,14 +126,8 @@ class Relational(Below):
         return [_trying(save)[1:] in saved for save in saves]
 
     def save_steps(self, tx: Tx, saves: Sequence[StepSave]) -> list[bool]:
-        # What tells one writing of a step from another: by whom, which step, under which generation.
-        writings = [(save.owner, *save.step[:3], save.step.generation) for save in saves]
-        first: dict[tuple[Any, ...], StepSave] = {}
-        for writing, save in zip(writings, saves, strict=True):
-            first.setdefault(writing, save)
-        rows = [(save.owner, *save.step) for save in first.values()]
-        saved = set(self._ask(tx.connection, "save_steps", rows))
-        answers = [first[w] is save and w[1:] in saved for w, save in zip(writings, saves, strict=True)]
+        rows, answers_to = writings(saves)
+        answers = answers_to(self._ask(tx.connection, "save_steps", rows))
         if not all(answers):
             refused = [(save.owner, *save.step, i) for i, save in enumerate(saves) if not answers[i]]
             for (index,) in self._ask(tx.connection, "saved_steps", refused):
@@ -148,23 +142,8 @@ class Relational(Below):
         first: dict[Lease, Ending] = {}
         for e in endings:
             first.setdefault(e.lease, e)
-        rows = [
-            (
-                *e.lease,
-                e.transition.target,
-                e.transition.ends,
-                e.output,
-                e.error,
-                e.error_type,
-                e.transition.attempt,
-                e.delay,
-                e.waiting_for,
-                e.used,
-                e.holds,
-            )
-            for e in first.values()
-        ]
-        written = self._ask(tx.connection, "finish", rows, tx.instant)
+        rows = [finishable(e) for e in first.values()]
+        written = self._let_go(tx, rows)
         ended = {row[:2]: row[5] for row in written}
         self._pass_on(tx, [row[2] for row in written])
         self._after_ends(tx, [(row[0], row[4], row[5]) for row in written if row[3] not in _GO_ON])
@@ -189,6 +168,10 @@ class Relational(Below):
                 before = state is not None and state[0] == e.lease.generation and state[1] in _reached(wanted)
                 answers.append(Ended(before, tx.now, state and state[1], before and e.transition.ends))
         return answers
+
+    def _let_go(self, tx: Tx, rows: Sequence[Any]) -> list[Any]:
+        """Write these endings; of those that counted what they were and are."""
+        return self._ask(tx.connection, "finish", rows, tx.instant)
 
     # -- writes: guarded ---------------------------------------------------------------------------------------
 
@@ -264,7 +247,7 @@ class Relational(Below):
         answers = []
         for index, run in enumerate(runs):
             if run.id in created:
-                answers.append(Triggered(_fresh(run, now), "created"))
+                answers.append(Triggered(fresh(run, now), "created"))
             elif index in standing:
                 answers.append(standing[index])
             else:
@@ -414,12 +397,12 @@ class Relational(Below):
     def _lease(self, tx: Tx, order: ClaimOrder, runs: list[RunRow]) -> bool:
         """Lease what may be leased, to the end of `runs`; whether there may be more."""
         connection, many = tx.connection, max(order.limit - len(runs), 0)
-        verb, wanted = "claim", _wanted(order)
+        verb, wanted = "claim", wanted_of(order)
         if order.limits:
             limits = dict(order.limits)
             leased = self._leased_of_jobs(tx, [*limits])
             room = {job: limits[job] - count for job, count in leased}
-            wanted = _wanted(order, room)
+            wanted = wanted_of(order, room)
             if any(0 < some < many for some in room.values()):
                 verb = "claim_within"
         found = [RunRow(*row) for row in self._take(tx, verb, wanted, many, order)]
@@ -485,7 +468,7 @@ class Relational(Below):
         return [LogRow(*row) for row in self._ask(connection, "logs_after", wanted, limit)]
 
     def has_claimable(self, connection: Any, order: ClaimOrder) -> bool:
-        found = self._ask(connection, "has_claimable", _wanted(order, dict(order.limits)), self._read_now())
+        found = self._ask(connection, "has_claimable", wanted_of(order, dict(order.limits)), self._read_now())
         return bool(found[0][0])
 
     def lost_leases(self, connection: Any, leases: Sequence[Lease]) -> dict[Lease, str]:
@@ -533,7 +516,7 @@ def _parts(runs: Sequence[NewRun]) -> Iterator[Sequence[NewRun]]:
     yield runs[begin:]
 
 
-def _wanted(order: ClaimOrder, room: Mapping[str, int] = MappingProxyType({})) -> list[tuple[str, str, int | None]]:
+def wanted_of(order: ClaimOrder, room: Mapping[str, int] = MappingProxyType({})) -> list[tuple[str, str, int | None]]:
     # Once each: a job named twice would fill the claim's limit with the same runs twice.
     pairs = dict.fromkeys((queue, job) for queue in order.queues for job in order.jobs)
     return [(queue, job, room.get(job)) for queue, job in pairs if room.get(job, 1) > 0]
@@ -559,7 +542,30 @@ def insertable(run: NewRun, run_at: int | None, deadline_at: int | None) -> tupl
     )  # fmt: skip
 
 
-def _fresh(run: NewRun, now: int) -> RunRow:
+def writings(saves: Sequence[StepSave]) -> tuple[list[Any], Callable[[Iterable[Any]], list[bool]]]:
+    """What `save_steps` takes of these; and by what it gives, which of them it has written."""
+    # What tells one writing of a step from another: by whom, which step, under which generation.
+    keys = [(save.owner, *save.step[:3], save.step.generation) for save in saves]
+    first: dict[tuple[Any, ...], StepSave] = {}
+    for key, save in zip(keys, saves, strict=True):
+        first.setdefault(key, save)
+
+    def answers(found: Iterable[Any]) -> list[bool]:
+        written = set(found)
+        return [first[key] is save and key[1:] in written for key, save in zip(keys, saves, strict=True)]
+
+    return [(save.owner, *save.step) for save in first.values()], answers
+
+
+def finishable(e: Ending) -> tuple[Any, ...]:
+    """What `finish` takes of an ending."""
+    return (
+        *e.lease, e.transition.target, e.transition.ends, e.output, e.error, e.error_type, e.transition.attempt,
+        e.delay, e.waiting_for, e.used, e.holds,
+    )  # fmt: skip
+
+
+def fresh(run: NewRun, now: int) -> RunRow:
     """The row that was just inserted, without asking for it."""
     return RunRow(
         run.id, run.job_name, "pending", run.queue, run.priority, _run_at(run, now),

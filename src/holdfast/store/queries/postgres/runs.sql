@@ -119,14 +119,15 @@ returning case when r.turn = 1 then r.concurrency_key end;
 -- waits for its key is not in the index. Runs without a key are leased at once. Of one with a key, if the key could be
 -- locked, only the id is given: a statement that begins later has to see whose turn it is. A row of nothing says that
 -- there is more, which somebody else has locked. The last row has when the next delayed run is due and the next sleeper
--- wakes; as long as one of these times has come ($6), nothing is taken: it may go before others.
+-- wakes; as long as one of these times has come ($6), nothing is taken: it may go before others. Nor is with $7 = 1, unless
+-- this is all that has to be said to take what was found: then only the ids are given.
 with job as materialized (
   select e.value ->> 0 as queue, e.value ->> 1 as name, (e.value ->> 2)::bigint as room
   from jsonb_array_elements($1::jsonb) as e (value)),
 {due_beside},
 p as materialized (
   select p.* from job cross join lateral (
-    select r.id, r.concurrency_key, r.priority, r.run_at from holdfast_runs as r
+    select r.id, r.concurrency_key, r.priority, r.run_at, {plain} from holdfast_runs as r
     where r.status = 'pending' and r.due = 1 and r.turn <> 1 and r.crashes >= 0
       and r.queue = job.queue and r.job_name = job.name
       and (r.concurrency_key is null or {first_of_key})
@@ -142,14 +143,14 @@ with job as materialized (
 {due_beside},
 q as materialized (
   select p.*, job.room from job cross join lateral (
-    select r.id, r.concurrency_key, r.priority, r.run_at, r.job_name from holdfast_runs as r
+    select r.id, r.concurrency_key, r.priority, r.run_at, r.job_name, {plain} from holdfast_runs as r
     where r.status = 'pending' and r.due = 1 and r.turn <> 1 and r.crashes >= 0
       and r.queue = job.queue and r.job_name = job.name
       and (r.concurrency_key is null or {first_of_key})
     order by r.priority desc, r.run_at, r.id limit (select many from d)
     for no key update of r skip locked) as p),
 p as materialized (
-  select id, concurrency_key, priority, run_at from (
+  select id, concurrency_key, priority, run_at, plain from (
     select q.*, row_number() over (partition by q.job_name order by q.priority desc, q.run_at, q.id) as place
     from q) as q
   where room is null or place <= room),
@@ -247,7 +248,8 @@ or exists (
   where status = 'waiting' and wake_at is not null and attempt >= 0 and wake_at <= coalesce($2::bigint, {now}));
 
 -- name: finish
--- Fenced: only while generation and owner are still the holder's own.
+-- Fenced: only while generation and owner are still the holder's own. With $3 = 1 only of runs that have nothing of a
+-- tree: to end them is all that has to be said.
 update holdfast_runs as r set
   status = e.status, lease_owner = null, lease_expires_at = null, updated_at = $2,
   completed_at = case when e.ends then $2::bigint end,
@@ -274,7 +276,7 @@ from (
     (value ->> 8)::bigint as attempt, (value ->> 9)::bigint as delay, value ->> 10 as waiting_for,
     (value ->> 11)::bigint as used, (value ->> 12)::boolean as holds
   from jsonb_array_elements($1::jsonb) as e (value)) as e
-where r.id = e.id and r.generation = e.generation and r.lease_owner = e.owner
+where r.id = e.id and r.generation = e.generation and r.lease_owner = e.owner and ($3 = 0 or r.tree = 0)
 returning r.id, r.generation, case when r.status <> 'pending' and r.turn <> 2 then r.concurrency_key end, r.status, r.parent_id, r.tree;
 
 -- name: states

@@ -1,0 +1,213 @@
+"""Verbs of PostgreSQL that go along with COMMIT, in one message: what a round asks last, if one statement is all of it.
+
+For a lone checkpoint or the end of a lone run that is the whole round: one way to the server and back. Whether more is
+needed is often known only from the answer (the run has something below it, what is to be claimed has a key). Then the
+statement has done nothing for that row, or nothing at all, and the answer is `LATER`: the commit line serves it once
+more, in a transaction where verbs may ask what they like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, overload
+
+from ..model.run import NewRun
+from .base import LATER, Claimed, ClaimOrder, Ended, Ending, Lease, StepSave, Triggered, Tx
+from .postgres_place import Link
+from .postgres_statements import as_json
+from .postgres_telling import PostgresTelling
+from .postgres_together import Opening, PutOff
+from .relational import finishable, fresh, wanted_of, writings
+
+#: Where a claim finds what came with the commit.
+FOUND = "found"
+_POSTPONED = "postponed"
+
+#: So often a verb is not postponed after it has had to be served twice.
+_PAUSE = 50
+
+
+class Postponed(Sequence[Any]):
+    """Answers that come with the commit. Whoever looks at them before has the verb served at once, in full."""
+
+    def __init__(
+        self,
+        tx: Tx,
+        size: int,
+        statement: PutOff,
+        read: Callable[[list[Any]], list[Any]],
+        in_full: Callable[[], list[Any]],
+    ) -> None:
+        self.statement: PutOff = statement
+        self._tx = tx
+        self._size = size
+        self._read = read
+        self._in_full = in_full
+        self._answers: list[Any] | None = None
+
+    def serve(self) -> list[Any]:
+        """The answers, also if the commit is still to come."""
+        if self._answers is None:
+            self._tx.seen.pop(_POSTPONED, None)
+            self._answers = self._in_full()
+        return self._answers
+
+    def answered(self, found: list[Any]) -> None:
+        """The statement was committed, and has given this."""
+        connection: Link = self._tx.connection
+        connection.over = True
+        try:
+            self._answers = self._read(found)
+        finally:
+            connection.over = False
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.serve())
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Any]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        return self.serve()[index]
+
+
+class PostgresLast(PostgresTelling):
+    """The verbs, postponed until the commit where that is possible."""
+
+    _sql: dict[str, str]
+    _pauses: dict[str, int]
+
+    def _postpone(
+        self,
+        tx: Tx,
+        verb: str,
+        count: int,
+        rows: Sequence[Any],
+        values: Sequence[Any],
+        read: Callable[[list[Any]], list[Any]],
+        in_full: Callable[[], list[Any]],
+    ) -> Any:
+        """Answers that will be read from what this statement gives; or those of now, if it can't be postponed."""
+        connection: Link = tx.connection
+        if pause := self._pauses.get(verb, 0):
+            self._pauses[verb] = pause - 1
+            return in_full()
+        sql, values = self._sql[verb if verb != "trigger" else "insert_runs"], (as_json(rows), *values)
+        if not connection.can_say(sql, values):
+            return in_full()
+
+        def answers(found: list[Any]) -> list[Any]:
+            read_now = read(found)
+            if LATER in read_now:
+                self._pauses[verb] = _PAUSE
+            return read_now
+
+        postponed = tx.seen[_POSTPONED] = Postponed(tx, count, PutOff(sql, values), answers, in_full)
+        return postponed
+
+    def _may_postpone(self, tx: Tx) -> bool:
+        # Opened like that, it has a session of its own, and is not played again.
+        return tx.last and isinstance(tx, Opening) and "locked" in tx.seen
+
+    def _postponed(self, tx: Tx) -> Postponed | None:
+        """What is to go with the commit. That a connection was lost is better found out about by something else."""
+        postponed: Postponed | None = tx.seen.get(_POSTPONED)
+        if postponed is not None and not tx.connection.is_quiet():
+            postponed.serve()
+            return None
+        return postponed
+
+    # -- verbs -------------------------------------------------------------------------------------------------
+
+    def save_steps(self, tx: Tx, saves: Sequence[StepSave]) -> list[bool]:
+        def in_full() -> list[bool]:
+            return super(PostgresLast, self).save_steps(tx, saves)
+
+        if not self._may_postpone(tx) or any(save.moved_on or save.ends_wait for save in saves):
+            return in_full()
+        rows, answers = writings(saves)
+
+        def read(found: list[Any]) -> list[Any]:
+            return [written or LATER for written in answers(found)]
+
+        return self._postpone(tx, "save_steps", len(saves), rows, (), read, in_full)  # type: ignore[no-any-return]
+
+    def finish(self, tx: Tx, endings: Sequence[Ending]) -> list[Ended]:
+        def in_full() -> list[Ended]:
+            return super(PostgresLast, self).finish(tx, endings)
+
+        if not self._may_postpone(tx) or any(e.keyed or e.transition.target == "waiting" for e in endings):
+            return in_full()
+        first: dict[Lease, Ending] = {}
+        for e in endings:
+            first.setdefault(e.lease, e)
+
+        def read(found: list[Any]) -> list[Any]:
+            written = {row[:2] for row in found}
+            return [
+                Ended(True, tx.now, str(e.transition.target))
+                if first[e.lease] is e and e.lease[:2] in written
+                else LATER
+                for e in endings
+            ]
+
+        # Told before it is known to count: that is a hint, like all that is told.
+        self._let_go_of(tx, endings)
+        rows = [finishable(e) for e in first.values()]
+        return self._postpone(tx, "finish", len(endings), rows, (tx.instant, 1), read, in_full)  # type: ignore[no-any-return]
+
+    def trigger(self, tx: Tx, runs: Sequence[NewRun]) -> list[Triggered]:
+        def in_full() -> list[Triggered]:
+            made = super(PostgresLast, self).trigger(tx, runs)
+            # A run that is there may be here only: whoever made it was told to wait for the standby no longer. What is
+            # acknowledged now must be there as well.
+            tx.seen["met"] = tx.seen.get("met", False) or any(one.disposition != "created" for one in made)
+            return made
+
+        if not self._may_postpone(tx) or not all(map(_is_plain, runs)):
+            return in_full()
+
+        def read(found: list[Any]) -> list[Any]:
+            created = {run_id for (run_id,) in found}
+            return [Triggered(fresh(run, tx.now), "created") if run.id in created else LATER for run in runs]
+
+        self._may_be_claimed(tx, any(run.delay <= 0 for run in runs))
+        return self._postpone(tx, "trigger", len(runs), self._rows(tx, runs), (tx.instant,), read, in_full)  # type: ignore[no-any-return]
+
+    def claim(self, tx: Tx, orders: Sequence[ClaimOrder]) -> list[Claimed]:
+        def in_full() -> list[Claimed]:
+            return super(PostgresLast, self).claim(tx, orders)
+
+        if not self._may_postpone(tx) or len(orders) != 1 or orders[0].limits:
+            return in_full()
+        (order,) = orders
+
+        def read(found: list[Any]) -> list[Any]:
+            for row in found:
+                times = [at for at in (row[5], row[17]) if at is not None]
+                if row[2] is None and (row[0] is not None or any(at <= tx.now for at in times)):
+                    return [LATER]
+            tx.seen[FOUND] = found
+            return in_full()
+
+        values = (order.limit, order.owner, tx.instant, order.lease, tx.instant, 1)
+        return self._postpone(tx, "claim", 1, wanted_of(order), values, read, in_full)  # type: ignore[no-any-return]
+
+
+def _is_plain(run: NewRun) -> bool:
+    """Whether to insert it is all that has to be done, and nothing but an earlier writing of it can be in the way."""
+    return (
+        run.labels == "{}"
+        and run.idempotency_key is None
+        and run.concurrency_key is None
+        and run.parent_id is None
+        and run.run_at is None
+        and not run.coalesce
+    )
+
+
+__all__ = ["FOUND", "PostgresLast", "Postponed"]
