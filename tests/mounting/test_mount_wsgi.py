@@ -115,7 +115,7 @@ def in_waitress(web: Any) -> Iterator[str]:
     try:
         yield f"http://127.0.0.1:{bound.getsockname()[1]}"
     finally:
-        # Its loop ends with the last of its sockets, and the trigger is one of them: it may be closed while it is pulled.
+        # Its loop ends with the last of its sockets. The trigger is one of them: it may be closed while it is pulled.
         with contextlib.suppress(OSError):
             it.trigger.pull_trigger(lambda: wasyncore.close_all(it._map))
         thread.join()

@@ -37,8 +37,8 @@ _MARK = (
     "where key = 'database_id' and current_setting('synchronous_standby_names') <> ''"
 )
 
-#: With it what begins a transaction fails on tables of a newer version than this. What is said in the same message, COMMIT
-#: among it, must not happen there.
+#: With it what begins a transaction fails on tables of a newer version than this. What is said in the same message must
+#: not happen there, and COMMIT may be among it.
 _OR_FAIL = " having 1 / (coalesce(max(number), 0) <= {})::int = 1"
 
 #: Keys that one look for unused ones may forget.

@@ -9,7 +9,7 @@ more, in a transaction where verbs may ask what they like.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, overload
+from typing import Any, cast, overload
 
 from ..model.run import NewRun
 from .base import LATER, Claimed, ClaimOrder, Ended, Ending, Lease, StepSave, Triggered, Tx
@@ -23,7 +23,7 @@ from .relational import finishable, fresh, wanted_of, writings
 FOUND = "found"
 _POSTPONED = "postponed"
 
-#: So often a verb is not postponed after it has had to be served twice.
+#: So often a statement is not postponed after a row of it has had to be served twice.
 _PAUSE = 50
 
 
@@ -84,30 +84,30 @@ class PostgresLast(PostgresTelling):
     def _postpone(
         self,
         tx: Tx,
-        verb: str,
+        name: str,
         count: int,
         rows: Sequence[Any],
         values: Sequence[Any],
         read: Callable[[list[Any]], list[Any]],
         in_full: Callable[[], list[Any]],
-    ) -> Any:
-        """Answers that will be read from what this statement gives; or those of now, if it can't be postponed."""
+    ) -> list[Any]:
+        """Answers that will be read from what the statement of this name gives; or those of now, if it can't wait."""
         connection: Link = tx.connection
-        if pause := self._pauses.get(verb, 0):
-            self._pauses[verb] = pause - 1
+        if pause := self._pauses.get(name, 0):
+            self._pauses[name] = pause - 1
             return in_full()
-        sql, values = self._sql[verb if verb != "trigger" else "insert_runs"], (as_json(rows), *values)
+        sql, values = self._sql[name], (as_json(rows), *values)
         if not connection.can_say(sql, values):
             return in_full()
 
         def answers(found: list[Any]) -> list[Any]:
-            read_now = read(found)
-            if LATER in read_now:
-                self._pauses[verb] = _PAUSE
-            return read_now
+            given = read(found)
+            if LATER in given:
+                self._pauses[name] = _PAUSE
+            return given
 
         postponed = tx.seen[_POSTPONED] = Postponed(tx, count, PutOff(sql, values), answers, in_full)
-        return postponed
+        return cast("list[Any]", postponed)  # nobody changes it
 
     def _may_postpone(self, tx: Tx) -> bool:
         # Opened like that, it has a session of its own, and is not played again.
@@ -134,7 +134,7 @@ class PostgresLast(PostgresTelling):
         def read(found: list[Any]) -> list[Any]:
             return [written or LATER for written in answers(found)]
 
-        return self._postpone(tx, "save_steps", len(saves), rows, (), read, in_full)  # type: ignore[no-any-return]
+        return self._postpone(tx, "save_steps", len(saves), rows, (), read, in_full)
 
     def finish(self, tx: Tx, endings: Sequence[Ending]) -> list[Ended]:
         def in_full() -> list[Ended]:
@@ -158,7 +158,7 @@ class PostgresLast(PostgresTelling):
         # Told before it is known to count: that is a hint, like all that is told.
         self._let_go_of(tx, endings)
         rows = [finishable(e) for e in first.values()]
-        return self._postpone(tx, "finish", len(endings), rows, (tx.instant, 1), read, in_full)  # type: ignore[no-any-return]
+        return self._postpone(tx, "finish", len(endings), rows, (tx.instant, 1), read, in_full)
 
     def trigger(self, tx: Tx, runs: Sequence[NewRun]) -> list[Triggered]:
         def in_full() -> list[Triggered]:
@@ -176,7 +176,7 @@ class PostgresLast(PostgresTelling):
             return [Triggered(fresh(run, tx.now), "created") if run.id in created else LATER for run in runs]
 
         self._may_be_claimed(tx, any(run.delay <= 0 for run in runs))
-        return self._postpone(tx, "trigger", len(runs), self._rows(tx, runs), (tx.instant,), read, in_full)  # type: ignore[no-any-return]
+        return self._postpone(tx, "insert_runs", len(runs), self._rows(tx, runs), (tx.instant,), read, in_full)
 
     def claim(self, tx: Tx, orders: Sequence[ClaimOrder]) -> list[Claimed]:
         def in_full() -> list[Claimed]:
@@ -195,7 +195,7 @@ class PostgresLast(PostgresTelling):
             return in_full()
 
         values = (order.limit, order.owner, tx.instant, order.lease, tx.instant, 1)
-        return self._postpone(tx, "claim", 1, wanted_of(order), values, read, in_full)  # type: ignore[no-any-return]
+        return self._postpone(tx, "claim", 1, wanted_of(order), values, read, in_full)
 
 
 def _is_plain(run: NewRun) -> bool:
