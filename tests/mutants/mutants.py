@@ -1121,36 +1121,36 @@ _add(
     tests=(_POSTGRES + "a_commit_that_was_told_to_wait_no_longer_is_not_taken_for_a_rollback",),
 )
 
-_LAST = "store/test_postgres_last.py::test_"
+_POSTPONED = "store/test_postgres_postponed.py::test_"
 _add(
     "end that went with the commit leaves what is below it",
     Patch("store.postgres:statements", _said_otherwise("finish", "($3 = 0 or r.tree = 0)", "$3 >= 0")),
-    tests=(_LAST + "the_end_of_a_run_with_something_below_it_takes_that_along",),
+    tests=(_POSTPONED + "the_end_of_a_run_with_something_below_it_takes_that_along",),
 )
 _add(
     "claim that went with the commit takes what needs more",
     Patch("store.postgres:statements", _said_otherwise("claim", " and not (select needs_more from n)")),
-    tests=(_LAST + "a_claim_takes_what_has_a_key_or_was_executed_before_in_its_order",),
+    tests=(_POSTPONED + "a_claim_takes_what_has_a_key_or_was_executed_before_in_its_order",),
 )
 _add(
     "what needs more is never served",
     Code("commit.round:Rounds.serve", ("return self.serve(left, full=True) if left else None", "return None")),
-    tests=(_LAST + "of_a_round_only_what_needs_more_is_served_again",),
+    tests=(_POSTPONED + "of_a_round_only_what_needs_more_is_served_again",),
 )
 _add(
     "commit in tables of another version",
     Patch("store.postgres:_OR_FAIL", lambda _: ""),
-    tests=(_LAST + "tables_that_somebody_has_migrated_are_refused_and_nothing_is_written",),
+    tests=(_POSTPONED + "tables_that_somebody_has_migrated_are_refused_and_nothing_is_written",),
 )
 _add(
     "commit sent over a connection that is lost",
-    Code("store.postgres_last:PostgresLast._postponed", ("not tx.connection.is_quiet()", "False")),
-    tests=(_LAST + "a_connection_that_was_lost_before_is_no_commit_without_an_answer",),
+    Code("store.postgres:PostgresStore.commit", ("not connection.is_quiet()", "False")),
+    tests=(_POSTPONED + "a_connection_that_was_lost_before_is_no_commit_without_an_answer",),
 )
 _add(
     "failed message taken for a commit without an answer",
     Code("store.postgres_telling:PostgresTelling._ended", ("raise Undone from error", "raise")),
-    tests=(_LAST + "a_lock_that_is_not_given_refuses_the_round",),
+    tests=(_POSTPONED + "a_lock_that_is_not_given_refuses_the_round",),
 )
 
 

@@ -145,11 +145,11 @@ class Rounds:
         since = self.clock.steady()
         try:
             tx = self._begin({verb: [ticket.row for ticket in group] for verb, group in by_verb.items()}, replay=replay)
+            tx.patient = not full
             known = tx.begun
             for verb in ORDER:
-                if group := by_verb.pop(verb, None):
+                if group := by_verb.get(verb):
                     began = self.clock.steady()
-                    tx.last = not (full or by_verb)
                     values = getattr(self.store, verb)(tx, [ticket.row for ticket in group])
                     assert len(values) == len(group), f"{verb}: an answer for each row"
                     asked.append((group, values))

@@ -55,7 +55,7 @@ class Undone(Exception):
     """Instead of an answer to COMMIT: it was not come to, and nothing of the transaction has happened."""
 
 
-#: Instead of an answer of a verb that was the last one (`Tx.last`): nothing was done for this row, because that takes
+#: Instead of an answer, where somebody is patient (`Tx.patient`): nothing was done for this row, because that takes
 #: more than one statement. It is to be asked for again, in a transaction of its own.
 LATER: Any = object()
 
@@ -373,9 +373,8 @@ class Tx:
     """It is the transaction of a caller, who commits it some time."""
     begun: bool = True
     """Whether the database has said so. Before that nobody knows how long it was waited for."""
-    last: bool = False
-    """The verb that is served now is the last one: nobody looks at its answers before the commit, and some of them may
-    be `LATER`."""
+    patient: bool = False
+    """Nobody looks at the answers of verbs before the commit, and some of them may be `LATER`."""
     seen: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -506,7 +505,7 @@ class Store(ABC):
         """Make it durable: when this returns, it survives a power cut. After an error it may or may not have, but for
         `Undone`.
 
-        What the last verb asks may be asked only now, with it, and its answers are known when this has returned.
+        With `Tx.patient` verbs may be asked only now, with it, and their answers are known when this has returned.
         """
 
     @abstractmethod

@@ -20,10 +20,10 @@ from ..basis.errors import SchemaError, StoreError, StoreUnavailable, Validation
 from ..model.run import NewRun, RunFilter, RunRow
 from .base import Claimed, ClaimOrder, LentTransaction, Old, PlayAgain, SharedTransaction, Tx
 from .lending import Lent
-from .postgres_last import FOUND, PostgresLast
 from .postgres_listing import listing, question
 from .postgres_moving import PostgresMovable
 from .postgres_place import AGAIN, Address, Limits, Link, address, meaning
+from .postgres_postponed import FOUND, PostgresPostponed
 from .postgres_statements import NOW, as_json, qualified, statements
 from .postgres_together import TIME, Opening, PutOff
 from .relational import insertable
@@ -51,7 +51,7 @@ _NEVER = -1
 _MIGRATIONS_TRIED = 20
 
 
-class PostgresStore(PostgresLast, PostgresMovable):
+class PostgresStore(PostgresPostponed, PostgresMovable):
     """The store of `postgresql://user:password@host/database`.
 
     In the query of the URL `schema=name` says where the tables are (default: public), and `pooler=transaction` that
@@ -170,8 +170,8 @@ class PostgresStore(PostgresLast, PostgresMovable):
         asked = self.clock.steady()
         tx = Opening(connection, by_hand=self._turned)
 
-        def begun(answer: Any) -> None:
-            version, now = self._may_write(connection, answer)
+        def begun(answer: list[Any]) -> None:
+            version, now = self._may_write(connection, answer[0])
             if version > self.schema.newest:
                 self._roll_back(connection)
                 self._refuse_newer(connection, version)
@@ -209,8 +209,8 @@ class PostgresStore(PostgresLast, PostgresMovable):
         if not isinstance(tx, Opening) or "locked" in tx.seen:
             return super()._hold_runs(tx, run_ids)
 
-        def held(answer: Any) -> None:
-            tx.now = self._time(answer[1])
+        def held(answer: list[Any]) -> None:
+            tx.now = self._time(answer[0][1])
 
         tx.connection.put_off(PutOff(self._sql["lock_runs"], (as_json(run_ids),), held))
         # What the time was before that doesn't count.
@@ -219,21 +219,21 @@ class PostgresStore(PostgresLast, PostgresMovable):
 
     def commit(self, tx: Tx) -> None:
         connection: Link = tx.connection
-        postponed = self._postponed(tx)
-        if postponed is None and connection.drop():
+        if not connection.asks and connection.drop():
             return  # nothing was asked
+        if connection.is_unknown and not connection.is_quiet():
+            # That the connection was lost is better found out about by something else than a commit.
+            connection.settle()
         connection.unreplicated = None
         if tx.seen.get("met"):
             # The last lock of all: whoever has it waits for nobody but the standby.
             connection.say(self._mark)
-        found, status = self._end(tx, None if postponed is None else postponed.statement)
+        status = self._end(tx)
         if connection.unreplicated is not None:
             # It is here, and may be lost with this server. Read back, it must be waited for once more.
             raise StoreUnavailable(f"{self.name}: {connection.unreplicated}.")
         if status != "COMMIT":
             raise StoreError(f"{self.name}: the transaction had failed, it was rolled back ({status}).")
-        if postponed is not None:
-            postponed.answered(found)
 
     def rollback(self, tx: Tx) -> None:
         self._roll_back(tx.connection)

@@ -206,8 +206,6 @@ class Link(Together):
         self.pooled: bool = bool(to.pooled)
         self._said = 0
         self._plan_at = _PLANNED_ANEW
-        self.over = False
-        """While what came with a commit is read."""
         self.unreplicated: str | None = None
         """What the server warned of at the last commit, if that may be lost with it."""
         self.pg: psycopg.Connection[Any]

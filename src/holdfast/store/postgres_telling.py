@@ -19,7 +19,6 @@ from ..basis.clock import SystemClock
 from .announcing import NOBODY, Announcing, Gathered, word
 from .base import Triggered, Tx, Undone
 from .postgres_place import AGAIN, Address, Link
-from .postgres_together import PutOff
 
 if TYPE_CHECKING:
     from .watch import Watch
@@ -63,18 +62,19 @@ class PostgresTelling(Announcing):
             self._said_once |= {text}
             _log.warning("%s: %s", self.name, text)
 
-    def _end(self, tx: Tx, last: PutOff | None = None) -> tuple[list[Any], str]:
-        """COMMIT, with what the transaction has for others, and what is asked last: the answer to that, and what the
-        server says to the commit. `Undone` if it has not come to it.
+    def _end(self, tx: Tx) -> str:
+        """COMMIT, with what was put off and what the transaction has for others; what the server says to it.
+
+        `Undone` if what was put off has failed.
         """
         connection: Link = tx.connection
         gathered: Gathered | None = tx.seen.get("news")
         if gathered is None or _steady() < self._silent_until:
-            return self._ended(connection, "commit", last)
+            return self._ended(connection, "commit")
         literal = pq.Escaping(connection.pg.pgconn).escape_literal
         text = f"{literal(self.channel.encode()).decode()}, {literal(word(self.me, gathered).encode()).decode()}"
         try:
-            return self._ended(connection, f"select pg_notify({text}); commit", last)
+            return self._ended(connection, f"select pg_notify({text}); commit")
         except psycopg.Error as error:
             if error.sqlstate is not None and error.sqlstate not in AGAIN and not connection.is_lost:
                 self._silent_until = _steady() + _SILENCE
@@ -82,12 +82,13 @@ class PostgresTelling(Announcing):
                 self.say_once(f"other processes are not told what happens here; they will look for it ({said})")
             raise
 
-    def _ended(self, connection: Link, words: str, last: PutOff | None) -> tuple[list[Any], str]:
+    def _ended(self, connection: Link, words: str) -> str:
+        asks = connection.asks
         try:
-            return connection.end(words, last)
+            return connection.end(words)
         except psycopg.Error as error:
-            # In a transaction that has failed nothing else was listened to. Without `last` it was the telling.
-            if last is not None and connection.pg.info.transaction_status == pq.TransactionStatus.INERROR:
+            # In a transaction that has failed nothing else was listened to. If nothing was put off it was the telling.
+            if asks and connection.pg.info.transaction_status == pq.TransactionStatus.INERROR:
                 raise Undone from error
             raise
 

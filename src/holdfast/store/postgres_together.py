@@ -66,10 +66,12 @@ class PutOff(NamedTuple):
     sql: str
     values: Sequence[Any] | None
     """None: it is said as it is."""
-    then: Callable[[Any], None] | None = None
-    """Called with the first row of its answer."""
+    then: Callable[[list[Any]], None] | None = None
+    """Called with the rows of its answer."""
     again: Callable[[psycopg.Error], bool] | None = None
     """Called when the message that begins with it has failed: whether it may be sent once more."""
+    asks: bool = False
+    """Whether the transaction is for it: it is said even if nothing else is asked."""
 
 
 class Together:
@@ -83,6 +85,8 @@ class Together:
         self._names: dict[str, str] = {}
         """Of statements that this session has prepared for this."""
         self._named = 0
+        self.over = False
+        """While what came with a COMMIT is read."""
 
     def put_off(self, *statements: PutOff) -> None:
         """Say them with what is asked next."""
@@ -90,9 +94,25 @@ class Together:
 
     def drop(self) -> bool:
         """Forget what was put off; whether it is all of the transaction."""
-        unknown = bool(self._put_off) and self._put_off[0].again is not None
+        unknown = self.is_unknown
         self._put_off = []
         return unknown
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether the server doesn't know of the transaction yet."""
+        return bool(self._put_off) and self._put_off[0].again is not None
+
+    @property
+    def asks(self) -> bool:
+        """Whether something was put off for which the transaction is."""
+        return any(part.asks for part in self._put_off)
+
+    def take_back(self, statement: PutOff) -> bool:
+        """Don't say it after all; False if it has been said."""
+        left = [part for part in self._put_off if part is not statement]
+        is_there, self._put_off = len(left) < len(self._put_off), left
+        return is_there
 
     def prepared_is_gone(self) -> None:
         """Prepare anew: the session is another one, or the driver has deallocated all, as it does after a ROLLBACK."""
@@ -116,16 +136,17 @@ class Together:
             sql in self._names or len(self._names) < _PREPARED
         )
 
-    def end(self, words: str, last: PutOff | None) -> tuple[list[Any], str]:
-        """Ask what was put off, and this, and end the transaction with these words: the answer, and what the server
-        says to the end.
-        """
-        parts, self._put_off = [*self._put_off, *([last] if last else ())], []
-        cursor = self._send(parts, words)
-        found = cursor.fetchall() if last else []
+    def end(self, words: str) -> str:
+        """Say what was put off, and end the transaction with these words; what the server says to the end."""
+        parts, self._put_off = self._put_off, []
+        self.over = True
+        try:
+            cursor = self._send(parts, words)
+        finally:
+            self.over = False
         while cursor.nextset():
             pass
-        return found, str(cursor.statusmessage)
+        return str(cursor.statusmessage)
 
     def _together(self, *asked: PutOff) -> Any:
         parts, self._put_off = [*self._put_off, *asked], []
@@ -148,7 +169,7 @@ class Together:
             if part is not parts[0]:
                 cursor.nextset()
             if part.then is not None:
-                part.then(cursor.fetchone())
+                part.then(cursor.fetchall())
         return cursor
 
     def spoken(self, sql: str, values: Sequence[Any] | None) -> str:

@@ -1,4 +1,4 @@
-"""What a round on PostgreSQL asks last goes along with its COMMIT, and what was promised of both still holds."""
+"""What a round on PostgreSQL asks goes along with its COMMIT, and what was promised of both still holds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from holdfast.commit.round import Rounds
 from holdfast.commit.ticket import Ticket
 from holdfast.model.run import NewRun, RunRow
 from holdfast.rules.lifecycle import TABLE, Cause
-from holdfast.store import postgres_last
+from holdfast.store import postgres_postponed
 from holdfast.store.base import ClaimOrder, Ending, Lease, Undone
 from holdfast.store.postgres import PostgresStore
 from holdfast.store.postgres_place import Link
@@ -94,11 +94,11 @@ def test_a_round_of_one_verb_is_one_message(line: Line, monkeypatch: pytest.Monk
     assert line.found().status == "completed"
 
 
-def test_a_run_is_triggered_and_claimed_in_two_messages(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_triggered_and_claimed_in_one_message(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     line.serve(("trigger", NewRun("warm", "job", "1")), ("claim", ORDER))
     sent = messages(line.link, monkeypatch)
     made, claimed = line.serve(("trigger", NewRun("new", "job", "1")), ("claim", ORDER))
-    assert len(sent) == 2
+    assert len(sent) == 1
     assert made.run == line.found("new")._replace(
         status="pending", generation=0, lease_owner=None, lease_expires_at=None, started_at=None,
         updated_at=made.run.updated_at,
@@ -110,7 +110,7 @@ def test_who_looks_at_an_answer_before_the_commit_is_told_it_then(line: Line, mo
     line.a_run()
     sent = messages(line.link, monkeypatch)
     tx = line.store.begin_round(line.link, {"save_steps": [a_step()]})
-    tx.last = True
+    tx.patient = True
     answers = line.store.save_steps(tx, [a_step()])
     assert (len(answers), sent) == (1, [])
     assert list(answers) == [True]
@@ -204,7 +204,7 @@ def test_a_claim_says_when_the_next_run_is_due(line: Line) -> None:
 
 
 def test_what_had_to_be_served_twice_is_not_postponed_for_a_while(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres_last, "_PAUSE", 2)
+    monkeypatch.setattr(postgres_postponed, "_PAUSE", 2)
     gone = a_step("gone")._replace(owner="somebody else")
     line.a_run()
     counts = []
@@ -320,7 +320,7 @@ def test_after_the_commit_nothing_can_be_asked_that_would_belong_to_nothing(
 ) -> None:
     line.a_run()
     tx = line.store.begin_round(line.link, {"save_steps": [a_step()]})
-    tx.last = True
+    tx.patient = True
     answers: Any = line.store.save_steps(tx, [a_step()])
     monkeypatch.setattr(answers, "_read", lambda _: line.store.find_steps(line.link, "run"))
     with pytest.raises(AssertionError, match="after the commit"):
@@ -332,7 +332,7 @@ def test_a_message_that_has_failed_has_done_nothing(line: Line) -> None:
     line.a_run()
     wrong = a_step()._replace(step=a_step().step._replace(completed_at=2**70))
     tx = line.store.begin_round(line.link, {"save_steps": [wrong]})
-    tx.last = True
+    tx.patient = True
     line.store.save_steps(tx, [wrong])
     with pytest.raises(Undone):
         line.store.commit(tx)

@@ -1,9 +1,10 @@
-"""Verbs of PostgreSQL that go along with COMMIT, in one message: what a round asks last, if one statement is all of it.
+"""Verbs of PostgreSQL that wait for the COMMIT, and go along with it in one message.
 
-For a lone checkpoint or the end of a lone run that is the whole round: one way to the server and back. Whether more is
-needed is often known only from the answer (the run has something below it, what is to be claimed has a key). Then the
-statement has done nothing for that row, or nothing at all, and the answer is `LATER`: the commit line serves it once
-more, in a transaction where verbs may ask what they like.
+A lone checkpoint, the end of a lone run, a trigger with the claim of its run: each is one way to the server and back.
+That is possible where one statement is all that a verb needs. Whether more is needed is often known only from the
+answer (the run has something below it, what is to be claimed has a key). Then the statement has done nothing for that
+row, or nothing at all, and the answer is `LATER`: the commit line serves it once more, in a transaction where verbs may
+ask what they like.
 """
 
 from __future__ import annotations
@@ -19,9 +20,8 @@ from .postgres_telling import PostgresTelling
 from .postgres_together import Opening, PutOff
 from .relational import finishable, fresh, wanted_of, writings
 
-#: Where a claim finds what came with the commit.
+#: Where a claim finds what its statement has given.
 FOUND = "found"
-_POSTPONED = "postponed"
 
 #: So often a statement is not postponed after a row of it has had to be served twice.
 _PAUSE = 50
@@ -32,50 +32,44 @@ class Postponed(Sequence[Any]):
 
     def __init__(
         self,
-        tx: Tx,
+        link: Link,
         size: int,
-        statement: PutOff,
+        statement: tuple[str, Sequence[Any]],
         read: Callable[[list[Any]], list[Any]],
         in_full: Callable[[], list[Any]],
     ) -> None:
-        self.statement: PutOff = statement
-        self._tx = tx
+        self._link = link
         self._size = size
         self._read = read
         self._in_full = in_full
         self._answers: list[Any] | None = None
+        self._statement = PutOff(*statement, self._given, asks=True)
+        link.put_off(self._statement)
 
-    def serve(self) -> list[Any]:
-        """The answers, also if the commit is still to come."""
-        if self._answers is None:
-            self._tx.seen.pop(_POSTPONED, None)
+    def _given(self, found: list[Any]) -> None:
+        self._answers = self._read(found)
+
+    def _known(self) -> list[Any]:
+        if self._link.take_back(self._statement):
             self._answers = self._in_full()
+        assert self._answers is not None, "the message with it has failed"
         return self._answers
-
-    def answered(self, found: list[Any]) -> None:
-        """The statement was committed, and has given this."""
-        connection: Link = self._tx.connection
-        connection.over = True
-        try:
-            self._answers = self._read(found)
-        finally:
-            connection.over = False
 
     def __len__(self) -> int:
         return self._size
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self.serve())
+        return iter(self._known())
 
     @overload
     def __getitem__(self, index: int) -> Any: ...
     @overload
     def __getitem__(self, index: slice) -> Sequence[Any]: ...
     def __getitem__(self, index: int | slice) -> Any:
-        return self.serve()[index]
+        return self._known()[index]
 
 
-class PostgresLast(PostgresTelling):
+class PostgresPostponed(PostgresTelling):
     """The verbs, postponed until the commit where that is possible."""
 
     _sql: dict[str, str]
@@ -85,7 +79,7 @@ class PostgresLast(PostgresTelling):
         self,
         tx: Tx,
         name: str,
-        count: int,
+        size: int,
         rows: Sequence[Any],
         values: Sequence[Any],
         read: Callable[[list[Any]], list[Any]],
@@ -96,8 +90,8 @@ class PostgresLast(PostgresTelling):
         if pause := self._pauses.get(name, 0):
             self._pauses[name] = pause - 1
             return in_full()
-        sql, values = self._sql[name], (as_json(rows), *values)
-        if not connection.can_say(sql, values):
+        statement = self._sql[name], (as_json(rows), *values)
+        if not connection.can_say(*statement):
             return in_full()
 
         def answers(found: list[Any]) -> list[Any]:
@@ -106,26 +100,18 @@ class PostgresLast(PostgresTelling):
                 self._pauses[name] = _PAUSE
             return given
 
-        postponed = tx.seen[_POSTPONED] = Postponed(tx, count, PutOff(sql, values), answers, in_full)
+        postponed = Postponed(connection, size, statement, answers, in_full)
         return cast("list[Any]", postponed)  # nobody changes it
 
     def _may_postpone(self, tx: Tx) -> bool:
         # Opened like that, it has a session of its own, and is not played again.
-        return tx.last and isinstance(tx, Opening) and "locked" in tx.seen
-
-    def _postponed(self, tx: Tx) -> Postponed | None:
-        """What is to go with the commit. That a connection was lost is better found out about by something else."""
-        postponed: Postponed | None = tx.seen.get(_POSTPONED)
-        if postponed is not None and not tx.connection.is_quiet():
-            postponed.serve()
-            return None
-        return postponed
+        return tx.patient and isinstance(tx, Opening) and "locked" in tx.seen
 
     # -- verbs -------------------------------------------------------------------------------------------------
 
     def save_steps(self, tx: Tx, saves: Sequence[StepSave]) -> list[bool]:
         def in_full() -> list[bool]:
-            return super(PostgresLast, self).save_steps(tx, saves)
+            return super(PostgresPostponed, self).save_steps(tx, saves)
 
         if not self._may_postpone(tx) or any(save.moved_on or save.ends_wait for save in saves):
             return in_full()
@@ -138,7 +124,7 @@ class PostgresLast(PostgresTelling):
 
     def finish(self, tx: Tx, endings: Sequence[Ending]) -> list[Ended]:
         def in_full() -> list[Ended]:
-            return super(PostgresLast, self).finish(tx, endings)
+            return super(PostgresPostponed, self).finish(tx, endings)
 
         if not self._may_postpone(tx) or any(e.keyed or e.transition.target == "waiting" for e in endings):
             return in_full()
@@ -162,7 +148,7 @@ class PostgresLast(PostgresTelling):
 
     def trigger(self, tx: Tx, runs: Sequence[NewRun]) -> list[Triggered]:
         def in_full() -> list[Triggered]:
-            made = super(PostgresLast, self).trigger(tx, runs)
+            made = super(PostgresPostponed, self).trigger(tx, runs)
             # A run that is there may be here only: whoever made it was told to wait for the standby no longer. What is
             # acknowledged now must be there as well.
             tx.seen["met"] = tx.seen.get("met", False) or any(one.disposition != "created" for one in made)
@@ -180,7 +166,7 @@ class PostgresLast(PostgresTelling):
 
     def claim(self, tx: Tx, orders: Sequence[ClaimOrder]) -> list[Claimed]:
         def in_full() -> list[Claimed]:
-            return super(PostgresLast, self).claim(tx, orders)
+            return super(PostgresPostponed, self).claim(tx, orders)
 
         if not self._may_postpone(tx) or len(orders) != 1 or orders[0].limits:
             return in_full()
@@ -210,4 +196,4 @@ def _is_plain(run: NewRun) -> bool:
     )
 
 
-__all__ = ["FOUND", "PostgresLast", "Postponed"]
+__all__ = ["FOUND", "PostgresPostponed", "Postponed"]
