@@ -8,7 +8,7 @@ import os
 import platform
 import threading
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import databases
 from databases import StoreHere
 from holdfast import Holdfast, WorkerRecord
 from holdfast.basis.clock import to_datetime
+from holdfast.engine.presence import _version
 from holdfast.model.event import Event
 from holdfast.model.worker import CheckIn
 from holdfast.store.base import Tx
@@ -258,3 +259,22 @@ def test_rows_that_somebody_spoiled_by_hand_are_shown_without_names(make: Make) 
     until(world.workers, "the worker's row")
     rows(world.path, "update holdfast_workers set jobs = 'no JSON', queues = '{}'")
     assert (world.only().jobs, world.only().queues) == ((), ())
+
+
+def test_a_worker_of_a_package_without_its_metadata_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", none)
+    _version.cache_clear()
+    try:
+        with Holdfast(url(tmp_path)) as app:
+
+            @app.job
+            def double(n: int) -> int:
+                return n * 2
+
+            assert double.run(2).wait(LONG) == 4
+            assert [worker.version for worker in app.workers().wait(LONG)] == ["unknown"]
+    finally:
+        _version.cache_clear()

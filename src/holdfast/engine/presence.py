@@ -78,9 +78,12 @@ class Presence:
 
 @functools.cache
 def _version() -> str:
-    from importlib.metadata import version  # slow, and only workers need it
+    from importlib.metadata import PackageNotFoundError, version  # slow, and only workers need it
 
-    return version("holdfast")  # reads a file: a millisecond
+    try:
+        return version("holdfast")  # reads a file: a millisecond
+    except PackageNotFoundError:  # frozen into a program, or taken from its sources: that is no reason not to work
+        return "unknown"
 
 
 def _unasked(verb: Any, row: Any) -> Ticket[Any]:
