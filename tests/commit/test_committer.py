@@ -183,7 +183,9 @@ def test_a_lost_lease_is_an_answer(line: Line) -> None:
     line.join(*tickets)
     kept, lost, ended, renewed = [ticket.wait(LONG) for ticket in tickets]
     assert (kept, lost, ended.accepted, renewed) == (True, False, False, False)
-    assert len(line.store.rounds) == 1
+    assert line.store.rounds[0] == [("renew_leases", 1), ("save_steps", 2), ("finish", 1)]
+    # Where a checkpoint may go with the commit, it is asked once more for the one that was refused why.
+    assert line.store.rounds[1:] in ([], [[("save_steps", 1)]])
 
 
 # -- 4: COMMIT without an answer -------------------------------------------------------------------------------
