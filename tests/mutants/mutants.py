@@ -1124,7 +1124,7 @@ _add(
 _POSTPONED = "store/test_postgres_postponed.py::test_"
 _add(
     "end that went with the commit leaves what is below it",
-    Patch("store.postgres:statements", _said_otherwise("finish", "($3 = 0 or r.tree = 0)", "$3 >= 0")),
+    Patch("store.postgres:statements", _said_otherwise("finish", "r.tree = 0 and ")),
     tests=(_POSTPONED + "the_end_of_a_run_with_something_below_it_takes_that_along",),
 )
 _add(
@@ -1149,8 +1149,18 @@ _add(
 )
 _add(
     "failed message taken for a commit without an answer",
-    Code("store.postgres_telling:PostgresTelling._ended", ("raise Undone from error", "raise")),
+    Code("store.postgres_telling:PostgresTelling._ended", ("if asks and", "if False and")),
     tests=(_POSTPONED + "a_lock_that_is_not_given_refuses_the_round",),
+)
+_add(
+    "message without an answer taken for one that has failed",
+    Code("store.postgres_telling:PostgresTelling._ended", ("if asks and", "if asks or")),
+    tests=(_POSTPONED + "a_message_without_an_answer_is_read_back[True]",),
+)
+_add(
+    "ends wait for the commit before a claim that counts them",
+    Patch("store.postgres_postponed:_are_counted", lambda _: lambda _: False),
+    tests=(_POSTPONED + "an_end_is_seen_by_the_claim_that_counts_it",),
 )
 
 

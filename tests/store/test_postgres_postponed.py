@@ -14,9 +14,10 @@ from holdfast.basis.errors import SchemaError, StoreUnavailable, ValidationError
 from holdfast.commit.round import Rounds
 from holdfast.commit.ticket import Ticket
 from holdfast.model.run import NewRun, RunRow
+from holdfast.model.step import LogRow
 from holdfast.rules.lifecycle import TABLE, Cause
 from holdfast.store import postgres_postponed
-from holdfast.store.base import ClaimOrder, Ending, Lease, Undone
+from holdfast.store.base import ClaimOrder, Ending, Lease, LogSave, Recall, Undone
 from holdfast.store.postgres import PostgresStore
 from holdfast.store.postgres_place import Link
 
@@ -176,6 +177,38 @@ def test_the_end_of_a_run_with_something_below_it_takes_that_along(line: Line) -
     assert line.rounds.count == 2
 
 
+def test_an_end_is_seen_by_the_claim_that_counts_it(line: Line) -> None:
+    """It takes more than one statement, and must not come after the claim of its round, which would find no room."""
+    lease = line.a_run()
+    line.one("trigger", NewRun("next", "job", "1"))
+    servers.execute(line.store.address.conninfo, "update holdfast_runs set tree = 1 where id = 'run'")
+    _, claimed = line.serve(("finish", an_end(lease)), ("claim", ORDER._replace(limits=(("job", 1),))))
+    assert [run.id for run in claimed.runs] == ["next"]
+
+
+def test_a_cancel_or_a_recall_comes_after_the_end_of_its_round(line: Line) -> None:
+    for run_id, verb, row in (("one", "cancel", "one"), ("two", "recall", Recall("me", ()))):
+        lease = line.a_run(run_id)
+        servers.execute(line.store.address.conninfo, f"update holdfast_runs set tree = 1 where id = '{run_id}'")
+        ended, _ = line.serve(("finish", an_end(lease)), (verb, row))
+        assert (ended.accepted, line.found(run_id).status) == (True, "completed")
+
+
+def test_a_step_that_is_saved_twice_beside_the_end_of_its_run_is_told_so(line: Line) -> None:
+    lease = line.a_run()
+    line.one("save_steps", a_step())
+    again, ended = line.serve(("save_steps", a_step()), ("finish", an_end(lease)))
+    assert (again, ended.accepted) == (True, True)
+
+
+def test_a_batch_is_asked_once(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    line.one("trigger_many", [NewRun("warm", "job", "1")])
+    sent = messages(line.link, monkeypatch)
+    made = line.one("trigger_many", [NewRun("a", "job", "1"), NewRun("b", "job", "1")])
+    assert [one.disposition for one in made] == ["created", "created"]
+    assert len([text for text in sent if "insert into" in text or ("execute" in text and '"a"' in text)]) == 1
+
+
 def test_a_claim_takes_what_has_a_key_or_was_executed_before_in_its_order(line: Line) -> None:
     line.a_run("again")
     line.one("finish", Ending(Lease("again", 1, "me"), TABLE[Cause.RETRY], error="no", keyed=False))
@@ -237,13 +270,17 @@ def test_a_session_that_may_not_write_any_more_is_left(line: Line) -> None:
     assert line.steps() == ["s"]
 
 
-def test_a_lock_that_is_not_given_refuses_the_round(line: Line, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_lock_that_is_not_given_refuses_the_round(
+    line: Line, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     line.a_run()
     other = line.store.open()
     holding = line.store.begin(other)
     line.store.lock(holding, {"cancel": ["run"]})
+    began = messages(line.link, monkeypatch)
     with pytest.raises(StoreUnavailable, match="locked for too long"):
         line.one("save_steps", a_step())
+    assert len([text for text in began if text.startswith("begin")]) == 1, "nobody waits twice"
     line.store.rollback(holding)
     line.store.disconnect(other)
     assert "gave no answer" not in caplog.text
@@ -262,10 +299,53 @@ def test_an_error_of_one_row_undoes_that_row_and_no_other(line: Line) -> None:
     assert line.steps() == ["first", "last"]
 
 
+@pytest.mark.parametrize("begun", [False, True], ids=["before it", "in it"])
+def test_who_can_not_be_reached_is_not_taken_for_a_commit_without_an_answer(
+    line: Line, caplog: pytest.LogCaptureFixture, begun: bool
+) -> None:
+    line.a_run()
+    name = line.store.address.conninfo.rpartition("/")[2]
+    admin = line.store.address.conninfo.rpartition("/")[0] + "/postgres"
+    servers.execute(admin, f"alter database {name} allow_connections false")
+    session = line.link.pg.info.backend_pid
+    asked: list[tuple[Any, Any]] = [("save_steps", a_step())]
+    if begun:
+        # Its lines are said before the commit.
+        asked.append(("save_logs", LogSave("me", LogRow(0, "run", 1, None, "info", "x", None, 1))))
+    servers.execute(admin, f"select pg_terminate_backend({session}, 10000)")
+    with pytest.raises(StoreUnavailable):
+        line.serve(*asked)
+    assert "gave no answer" not in caplog.text
+    servers.execute(admin, f"alter database {name} allow_connections true")
+    assert line.one("save_steps", a_step())
+
+
+def test_a_table_that_is_gone_is_not_taken_for_a_commit_without_an_answer(
+    line: Line, caplog: pytest.LogCaptureFixture
+) -> None:
+    line.a_run()
+    servers.execute(line.store.address.conninfo, "alter table holdfast_steps rename to gone")
+    with pytest.raises(SchemaError):
+        line.one("save_steps", a_step())
+    assert "gave no answer" not in caplog.text
+
+
+def test_statements_are_planned_anew_from_time_to_time(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table that was small when they were planned grows."""
+    line.a_run()
+    line.link.said, line.link._plan_at = 0, 10
+    sent = messages(line.link, monkeypatch)
+    for number in range(18):  # of four statements each
+        assert line.one("save_steps", a_step(f"s{number}"))
+    assert len([text for text in sent if "discard plans" in text]) == 3, "after 10, 20 and 40"
+    assert all(text.endswith("commit") for text in sent if text.startswith("begin"))
+
+
 def test_a_connection_that_was_lost_before_is_no_commit_without_an_answer(
     line: Line, caplog: pytest.LogCaptureFixture
 ) -> None:
     line.a_run()
+    line.one("save_steps", a_step("warm"))
     lost = line.link.pg.info.backend_pid
     servers.execute(line.store.address.conninfo, f"select pg_terminate_backend({lost}, 10000)")
     assert line.one("save_steps", a_step())
@@ -286,7 +366,7 @@ def test_a_message_without_an_answer_is_read_back(
         if happened:
             end(*asked)
         link.pg.close()
-        return end("select 1", None)
+        return end("commit")
 
     for verb, row, good in (("save_steps", a_step(), True), ("finish", an_end(lease), (True, "completed"))):
         with monkeypatch.context() as patched:
@@ -294,7 +374,7 @@ def test_a_message_without_an_answer_is_read_back(
             caplog.clear()
             answer = line.one(verb, row)
         assert (answer if verb == "save_steps" else (answer.accepted, answer.status)) == good
-        assert "a commit gave no answer" in caplog.text
+        assert "a commit gave no answer, reading back: postgresql" in caplog.text, "what the driver says"
         link = line.link
         end = link.end
     assert line.steps() == ["s", "warm"]

@@ -58,11 +58,18 @@ class Rounds:
         if not replay and not (tickets := self._may_go(tickets)):
             return None
         if not replay and len(apart := self._apart(tickets)) > 1:
-            return self._serve_each(apart, replay=False)
+            return self._serve_each(apart, replay=False, full=full)
         try:
             with inside:
                 answers, left = self._transaction(tickets, replay=replay, full=full or replay)
-        except Undone:
+        except Undone as undone:
+            meant = self.store.translate(undone.__cause__ or undone)
+            if isinstance(meant, PlayAgain) and again < _AGAIN:
+                self.tally.again += 1
+                return self.serve(tickets, again=again + 1, full=full)
+            if isinstance(meant, _TROUBLE) and not undone.elsewhere:
+                # Whoever waited for too long must not wait twice.
+                return self.refuse(tickets, meant)
             return self.serve(tickets, again=again, full=True)
         except _NoAnswer as unanswered:
             if replay:
@@ -151,7 +158,8 @@ class Rounds:
                 if group := by_verb.get(verb):
                     began = self.clock.steady()
                     values = getattr(self.store, verb)(tx, [ticket.row for ticket in group])
-                    assert len(values) == len(group), f"{verb}: an answer for each row"
+                    if len(values) != len(group):
+                        raise ValueError(f"{verb}: {len(values)} answers to {len(group)} rows")
                     asked.append((group, values))
                     served.append((verb, group, self.clock.steady() - began))
             if tx.begun and not known:
@@ -168,6 +176,7 @@ class Rounds:
             raise
         try:
             self.store.commit(tx)
+            answers, left = _given(asked)
         except BaseException as error:
             self.store.rollback(tx)
             self._refused(tx, since)
@@ -182,14 +191,6 @@ class Rounds:
         self.count += 1
         self.last_at = self.clock.steady()
         self.tally.round(served, len(tickets), self.last_at)
-        answers: list[Answer] = []
-        left: list[Ticket[Any]] = []
-        for group, values in asked:
-            for ticket, value in zip(group, values, strict=True):
-                if value is LATER:
-                    left.append(ticket)
-                else:
-                    answers.append((ticket, value, None))
         return answers, left
 
     def _begin(self, batches: Mapping[str, Sequence[Any]], *, replay: bool) -> Tx:
@@ -239,6 +240,19 @@ class Rounds:
         if self.connection is not None:
             self.store.disconnect(self.connection)
             self.connection = None
+
+
+def _given(asked: Sequence[tuple[list[Ticket[Any]], Sequence[Any]]]) -> tuple[list[Answer], list[Ticket[Any]]]:
+    """The answers, and who has none yet."""
+    answers: list[Answer] = []
+    left: list[Ticket[Any]] = []
+    for group, values in asked:
+        for ticket, value in zip(group, values, strict=True):
+            if value is LATER:
+                left.append(ticket)
+            else:
+                answers.append((ticket, value, None))
+    return answers, left
 
 
 def announce(answers: Sequence[Answer]) -> None:

@@ -83,7 +83,10 @@ class Tally:
         return Spread.of(self.rounds, tuple(self._sizes))
 
     def verbs(self) -> dict[str, tuple[Spread, Spread]]:
-        """By verb: seconds that it took in its round, and seconds from joining the line to the answer."""
+        """By verb: seconds that it took in its round, and seconds from joining the line to the answer.
+
+        What went along with the commit took nothing before it.
+        """
         return {
             name: (Spread.of(verb.count, tuple(verb.seconds)), Spread.of(verb.count, tuple(verb.waits)))
             for name, verb in sorted(self._verbs.copy().items())

@@ -52,7 +52,14 @@ class PlayAgain(StoreUnavailable):
 
 
 class Undone(Exception):
-    """Instead of an answer to COMMIT: it was not come to, and nothing of the transaction has happened."""
+    """Instead of an answer to COMMIT: it was not come to, nothing of the transaction has happened. The cause says why.
+
+    `elsewhere`: over another connection it may be possible.
+    """
+
+    def __init__(self, *, elsewhere: bool = False) -> None:
+        super().__init__()
+        self.elsewhere: bool = elsewhere
 
 
 #: Instead of an answer, where somebody is patient (`Tx.patient`): nothing was done for this row, because that takes

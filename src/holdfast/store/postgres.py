@@ -18,11 +18,11 @@ import psycopg
 from ..basis.clock import Clock, SystemClock
 from ..basis.errors import SchemaError, StoreError, StoreUnavailable, ValidationError
 from ..model.run import NewRun, RunFilter, RunRow
-from .base import Claimed, ClaimOrder, LentTransaction, Old, PlayAgain, SharedTransaction, Tx
+from .base import Claimed, ClaimOrder, LentTransaction, Old, PlayAgain, SharedTransaction, Tx, Undone
 from .lending import Lent
 from .postgres_listing import listing, question
 from .postgres_moving import PostgresMovable
-from .postgres_place import AGAIN, Address, Limits, Link, address, meaning
+from .postgres_place import AGAIN, READ_ONLY, Address, Limits, Link, address, meaning
 from .postgres_postponed import FOUND, PostgresPostponed
 from .postgres_statements import NOW, as_json, qualified, statements
 from .postgres_together import TIME, Opening, PutOff
@@ -179,8 +179,10 @@ class PostgresStore(PostgresPostponed, PostgresMovable):
 
         connection.put_off(
             PutOff(connection.begin, None, None, lambda error: self._begins_again(connection, error)),
+            *connection.planned_anew(),
             PutOff(self._begin_or_fail, (), begun),
         )
+        tx.seen["round"] = batches
         try:
             self.lock(tx, batches)
         except BaseException:
@@ -190,7 +192,7 @@ class PostgresStore(PostgresPostponed, PostgresMovable):
 
     def _begins_again(self, connection: Link, error: psycopg.Error) -> bool:
         """Whether to say once more what has begun a transaction and failed."""
-        if error.sqlstate == "25006":
+        if error.sqlstate == READ_ONLY:
             connection.close()  # another server takes writes now
         if connection.is_lost:
             connection.reopen()
@@ -221,13 +223,16 @@ class PostgresStore(PostgresPostponed, PostgresMovable):
         connection: Link = tx.connection
         if not connection.asks and connection.drop():
             return  # nothing was asked
-        if connection.is_unknown and not connection.is_quiet():
-            # That the connection was lost is better found out about by something else than a commit.
-            connection.settle()
         connection.unreplicated = None
-        if tx.seen.get("met"):
-            # The last lock of all: whoever has it waits for nobody but the standby.
-            connection.say(self._mark)
+        try:
+            if connection.is_unknown and not connection.is_quiet():
+                # That the connection was lost is better found out about by something else than a commit.
+                connection.settle()
+            if tx.seen.get("met"):
+                # The last lock of all: whoever has it waits for nobody but the standby.
+                connection.say(self._mark)
+        except psycopg.Error as error:
+            raise Undone from error
         status = self._end(tx)
         if connection.unreplicated is not None:
             # It is here, and may be lost with this server. Read back, it must be waited for once more.

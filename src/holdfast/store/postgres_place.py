@@ -21,7 +21,7 @@ from psycopg.types.numeric import Int8BinaryDumper
 from ..basis.clock import SystemClock
 from ..basis.errors import StoreError, ValidationError
 from ..basis.text import masked
-from .postgres_together import Together
+from .postgres_together import PutOff, Together
 
 SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
 
@@ -204,7 +204,6 @@ class Link(Together):
         self._limits = limits
         self.read_only = read_only
         self.pooled: bool = bool(to.pooled)
-        self._said = 0
         self._plan_at = _PLANNED_ANEW
         self.unreplicated: str | None = None
         """What the server warned of at the last commit, if that may be lost with it."""
@@ -303,14 +302,21 @@ class Link(Together):
     def execute(self, sql: str, values: Any = None) -> Any:
         """One statement; what it gives is to be read before the next."""
         assert not self.over, "after the commit nothing belongs to the transaction"
-        self._said += 1
-        if self._said >= self._plan_at and not self._put_off:  # before that nobody may know that the link was lost
-            self._plan_at *= 2
-            self._execute("discard plans", prepare=False)
+        self.said += 1
+        if not self._put_off:  # before that nobody may know that the link was lost
+            for part in self.planned_anew():
+                self._execute(part.sql, prepare=False)
         answer = self.along(sql, values) if self._put_off else self._execute(sql, values)
         if answer.statusmessage == "ROLLBACK":  # to a savepoint
             self.prepared_is_gone()
         return answer
+
+    def planned_anew(self) -> list[PutOff]:
+        """What to say from time to time: tables that were small have grown."""
+        if self.said < self._plan_at:
+            return []
+        self._plan_at *= 2
+        return [PutOff("discard plans", None)]
 
     def say(self, sql: str) -> Any:
         """Several statements at once, without values: the first row of the last one; None without any."""
@@ -388,9 +394,12 @@ def meaning(error: psycopg.Error) -> str | None:
     return None
 
 
+#: The state of an error of who wanted to write where that is not possible: another server takes writes now.
+READ_ONLY = "25006"
+
 _MEANINGS = {
     "08": "can't be reached",
-    "25006": "is read-only (a standby?)",
+    READ_ONLY: "is read-only (a standby?)",
     "25P0": "has ended our transaction, which was idle for too long",
     "28": "refuses the login",
     "3D000": "does not exist",

@@ -10,6 +10,7 @@ ask what they like.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, cast, overload
 
 from ..model.run import NewRun
@@ -17,11 +18,17 @@ from .base import LATER, Claimed, ClaimOrder, Ended, Ending, Lease, StepSave, Tr
 from .postgres_place import Link
 from .postgres_statements import as_json
 from .postgres_telling import PostgresTelling
-from .postgres_together import Opening, PutOff
+from .postgres_together import LONGEST, Opening, PutOff
 from .relational import finishable, fresh, wanted_of, writings
 
 #: Where a claim finds what its statement has given.
 FOUND = "found"
+
+#: Verbs that look at what a run is, and come after checkpoints and ends. In a round with one of them these don't wait:
+#: what has to be done `LATER` would come after what it was to be seen by.
+_LOOK = frozenset(
+    {"take_signals", "recall", "cancel", "send_signals", "trigger_many", "pass_deadlines", "cancel_below"}
+)
 
 #: So often a statement is not postponed after a row of it has had to be served twice.
 _PAUSE = 50
@@ -90,6 +97,8 @@ class PostgresPostponed(PostgresTelling):
         if pause := self._pauses.get(name, 0):
             self._pauses[name] = pause - 1
             return in_full()
+        if sum([len(value) for row in rows for value in row if isinstance(value, str)]) > LONGEST:
+            return in_full()
         statement = self._sql[name], (as_json(rows), *values)
         if not connection.can_say(*statement):
             return in_full()
@@ -103,9 +112,12 @@ class PostgresPostponed(PostgresTelling):
         postponed = Postponed(connection, size, statement, answers, in_full)
         return cast("list[Any]", postponed)  # nobody changes it
 
-    def _may_postpone(self, tx: Tx) -> bool:
+    def _may_postpone(self, tx: Tx, but_with: AbstractSet[str] = frozenset()) -> bool:
+        """Whether a verb may be, unless one of those comes after it."""
         # Opened like that, it has a session of its own, and is not played again.
-        return tx.patient and isinstance(tx, Opening) and "locked" in tx.seen
+        if not (tx.patient and isinstance(tx, Opening) and "locked" in tx.seen):
+            return False
+        return but_with.isdisjoint(tx.seen["round"])
 
     # -- verbs -------------------------------------------------------------------------------------------------
 
@@ -113,7 +125,7 @@ class PostgresPostponed(PostgresTelling):
         def in_full() -> list[bool]:
             return super(PostgresPostponed, self).save_steps(tx, saves)
 
-        if not self._may_postpone(tx) or any(save.moved_on or save.ends_wait for save in saves):
+        if not self._may_postpone(tx, {*_LOOK, "finish"}) or any(save.moved_on or save.ends_wait for save in saves):
             return in_full()
         rows, answers = writings(saves)
 
@@ -126,7 +138,7 @@ class PostgresPostponed(PostgresTelling):
         def in_full() -> list[Ended]:
             return super(PostgresPostponed, self).finish(tx, endings)
 
-        if not self._may_postpone(tx) or any(e.keyed or e.transition.target == "waiting" for e in endings):
+        if not self._may_postpone(tx, _LOOK) or _are_counted(tx) or any(map(_is_for_others, endings)):
             return in_full()
         first: dict[Lease, Ending] = {}
         for e in endings:
@@ -141,10 +153,12 @@ class PostgresPostponed(PostgresTelling):
                 for e in endings
             ]
 
-        # Told before it is known to count: that is a hint, like all that is told.
-        self._let_go_of(tx, endings)
         rows = [finishable(e) for e in first.values()]
-        return self._postpone(tx, "finish", len(endings), rows, (tx.instant, 1), read, in_full)
+        answers = self._postpone(tx, "finish", len(endings), rows, (tx.instant, 1), read, in_full)
+        if isinstance(answers, Postponed):
+            # Told before it is known to count: that is a hint, like all that is told.
+            self._let_go_of(tx, endings)
+        return answers
 
     def trigger(self, tx: Tx, runs: Sequence[NewRun]) -> list[Triggered]:
         def in_full() -> list[Triggered]:
@@ -161,8 +175,14 @@ class PostgresPostponed(PostgresTelling):
             created = {run_id for (run_id,) in found}
             return [Triggered(fresh(run, tx.now), "created") if run.id in created else LATER for run in runs]
 
-        self._may_be_claimed(tx, any(run.delay <= 0 for run in runs))
-        return self._postpone(tx, "insert_runs", len(runs), self._rows(tx, runs), (tx.instant,), read, in_full)
+        answers = self._postpone(tx, "insert_runs", len(runs), self._rows(tx, runs), (tx.instant,), read, in_full)
+        if isinstance(answers, Postponed):
+            self._may_be_claimed(tx, any(run.delay <= 0 for run in runs))
+        return answers
+
+    def trigger_many(self, tx: Tx, batches: Sequence[Sequence[NewRun]]) -> list[list[Triggered]]:
+        tx.patient = False  # whether one of them is refused decides about all
+        return super().trigger_many(tx, batches)
 
     def claim(self, tx: Tx, orders: Sequence[ClaimOrder]) -> list[Claimed]:
         def in_full() -> list[Claimed]:
@@ -182,6 +202,16 @@ class PostgresPostponed(PostgresTelling):
 
         values = (order.limit, order.owner, tx.instant, order.lease, tx.instant, 1)
         return self._postpone(tx, "claim", 1, wanted_of(order), values, read, in_full)
+
+
+def _are_counted(tx: Tx) -> bool:
+    """Whether a claim of this round counts the runs that have not ended."""
+    return any(order.limits for order in tx.seen["round"].get("claim", ()))
+
+
+def _is_for_others(ending: Ending) -> bool:
+    """Whether others may have to go on, or the run itself, because of it."""
+    return ending.keyed or ending.transition.target == "waiting"
 
 
 def _is_plain(run: NewRun) -> bool:

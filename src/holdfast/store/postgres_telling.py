@@ -18,7 +18,7 @@ from psycopg import pq
 from ..basis.clock import SystemClock
 from .announcing import NOBODY, Announcing, Gathered, word
 from .base import Triggered, Tx, Undone
-from .postgres_place import AGAIN, Address, Link
+from .postgres_place import AGAIN, READ_ONLY, Address, Link
 
 if TYPE_CHECKING:
     from .watch import Watch
@@ -89,7 +89,7 @@ class PostgresTelling(Announcing):
         except psycopg.Error as error:
             # In a transaction that has failed nothing else was listened to. If nothing was put off it was the telling.
             if asks and connection.pg.info.transaction_status == pq.TransactionStatus.INERROR:
-                raise Undone from error
+                raise Undone(elsewhere=error.sqlstate == READ_ONLY) from error
             raise
 
     def announce(self, tx: Tx, made: Sequence[Triggered]) -> None:  # noqa: ARG002 - it was gathered

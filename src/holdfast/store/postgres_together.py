@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg import pq
 
-from .base import Tx
+from .base import Tx, Undone
 
 #: Where the locks leave the time for the statements after them.
 TIME = "holdfast.now"
@@ -29,7 +29,7 @@ _TAKE_TIME = f"current_setting('{TIME}')::bigint"
 _BARE = re.compile(r"(--.*\n)*savepoint")
 
 #: A message of one statement has its values beside it; in one of several they are part of the text, and read twice.
-_LONGEST = 1 << 18
+LONGEST = 1 << 18
 
 #: So many statements are prepared to go along with others. There are fewer that anybody asks first in a transaction.
 _PREPARED = 100
@@ -85,6 +85,8 @@ class Together:
         self._names: dict[str, str] = {}
         """Of statements that this session has prepared for this."""
         self._named = 0
+        self.said = 0
+        """Statements, so far."""
         self.over = False
         """While what came with a COMMIT is read."""
 
@@ -132,16 +134,24 @@ class Together:
 
     def can_say(self, sql: str, values: Sequence[Any]) -> bool:
         """Whether this may go along with others: it is not too much, and prepared or can be."""
-        return sum([len(value) for value in values if isinstance(value, str)]) <= _LONGEST and (
+        return sum([len(value) for value in values if isinstance(value, str)]) <= LONGEST and (
             sql in self._names or len(self._names) < _PREPARED
         )
 
     def end(self, words: str) -> str:
-        """Say what was put off, and end the transaction with these words; what the server says to the end."""
+        """Say what was put off, and end the transaction with these words; what the server says to the end.
+
+        `Undone` if that could not even be sent.
+        """
         parts, self._put_off = self._put_off, []
+        try:
+            said = [self.spoken(part.sql, part.values) for part in parts]
+        except psycopg.Error as error:
+            raise Undone(elsewhere=self.pg.closed) from error
+        self.said += len(parts)
         self.over = True
         try:
-            cursor = self._send(parts, words)
+            cursor = self._send(parts, [*said, words])
         finally:
             self.over = False
         while cursor.nextset():
@@ -151,20 +161,19 @@ class Together:
     def _together(self, *asked: PutOff) -> Any:
         parts, self._put_off = [*self._put_off, *asked], []
         try:
-            return self._send(parts)
+            return self._send(parts, [self.spoken(part.sql, part.values) for part in parts])
         except psycopg.Error as error:
             if (again := parts[0].again) is None or not again(error):
                 raise
             try:
-                return self._send(parts)
+                return self._send(parts, [self.spoken(part.sql, part.values) for part in parts])
             except psycopg.Error as second:
                 if not self.pg.closed:
                     again(second)  # it may know better what is wrong
                 raise second from error
 
-    def _send(self, parts: Sequence[PutOff], *words: str) -> Any:
-        said = [self.spoken(part.sql, part.values) for part in parts]
-        cursor = self._execute("; ".join([*said, *words]), prepare=False)
+    def _send(self, parts: Sequence[PutOff], said: Sequence[str]) -> Any:
+        cursor = self._execute("; ".join(said), prepare=False)
         for part in parts:
             if part is not parts[0]:
                 cursor.nextset()
@@ -196,4 +205,4 @@ def known(values: Sequence[Any] | None) -> Sequence[Any] | None:
     return values and [value.now if isinstance(value, Opening) else value for value in values]
 
 
-__all__ = ["TIME", "Opening", "PutOff", "Together", "known"]
+__all__ = ["LONGEST", "TIME", "Opening", "PutOff", "Together", "known"]

@@ -249,7 +249,7 @@ or exists (
 
 -- name: finish
 -- Fenced: only while generation and owner are still the holder's own. With $3 = 1 only of runs that have nothing of a
--- tree: to end them is all that has to be said.
+-- tree and no key: to end them is all that has to be said.
 update holdfast_runs as r set
   status = e.status, lease_owner = null, lease_expires_at = null, updated_at = $2,
   completed_at = case when e.ends then $2::bigint end,
@@ -276,7 +276,8 @@ from (
     (value ->> 8)::bigint as attempt, (value ->> 9)::bigint as delay, value ->> 10 as waiting_for,
     (value ->> 11)::bigint as used, (value ->> 12)::boolean as holds
   from jsonb_array_elements($1::jsonb) as e (value)) as e
-where r.id = e.id and r.generation = e.generation and r.lease_owner = e.owner and ($3 = 0 or r.tree = 0)
+where r.id = e.id and r.generation = e.generation and r.lease_owner = e.owner 
+  and ($3 = 0 or (r.tree = 0 and r.concurrency_key is null and r.parent_id is null))
 returning r.id, r.generation, case when r.status <> 'pending' and r.turn <> 2 then r.concurrency_key end, r.status, r.parent_id, r.tree;
 
 -- name: states
