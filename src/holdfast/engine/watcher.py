@@ -28,7 +28,10 @@ _SLOWER = 1.25
 #: Seconds after an error: the first pause, and the longest.
 _AFTER_ERROR = 0.5
 _AFTER_MANY = 5.0
-#: What is told is heard at once, but not more often; while it is nothing for us, down to `SHORTEST`.
+#: What is told is heard at once. Of many words so many, and then one more after so many seconds each; the others wait
+#: for so long, and while they are nothing for us, up to `SHORTEST`. Words of our own are among them: whoever has just
+#: triggered a run must not be deaf when its end is told.
+_AT_ONCE, _ONE_MORE = 4.0, 0.01
 _GAP = 0.005
 #: Seconds until everything is looked at where there is no number: while a run is followed (nobody is told of steps,
 #: progress and lines); while somebody waits for an end of which we are told, or are not; while runs are executed here.
@@ -68,6 +71,7 @@ class Watcher:
         self._passed: dict[str, None] = {}
         """Runs that we were told of lately, whether or not somebody waited for them."""
         self._all_passed_at = -_PASSED_FOR
+        self._at_once, self._counted_at = _AT_ONCE, _steady()
         self.order: Callable[[], ClaimOrder | None] = lambda: None
         """What the worker could claim now; None if it could take nothing."""
         self.found: Callable[[], None] = lambda: None
@@ -162,10 +166,21 @@ class Watcher:
                 self._hub.report(self._store.translate(error), "watch")
                 watch.close()
                 pause = trouble = min(max(trouble * 2, _AFTER_ERROR), _AFTER_MANY)
-            self._wake.wait(pause)
+            if trouble or watch.pace != "told" or pause > SHORTEST or not self._goes_at_once():
+                self._wake.wait(pause)
             if watch.pace != "marks" and not trouble and self._rest(watch, whole_at) > LONGEST:
                 pause = 0.0
         watch.close()
+
+    def _goes_at_once(self) -> bool:
+        """Whether the next word is heard without a pause. One that is has been counted."""
+        now = _steady()
+        self._at_once = min(_AT_ONCE, self._at_once + (now - self._counted_at) / _ONE_MORE)
+        self._counted_at = now
+        if self._at_once < 1:
+            return False
+        self._at_once -= 1
+        return True
 
     def _rest(self, watch: Watch, whole_at: float) -> float:
         """Until there is something to look at; how long it was."""
