@@ -333,7 +333,7 @@ def test_a_table_that_is_gone_is_not_taken_for_a_commit_without_an_answer(
 def test_statements_are_planned_anew_from_time_to_time(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     """A table that was small when they were planned grows."""
     line.a_run()
-    line.link.said, line.link._plan_at = 0, 10
+    line.link._said, line.link._plan_at = 0, 10
     sent = messages(line.link, monkeypatch)
     for number in range(18):  # of four statements each
         assert line.one("save_steps", a_step(f"s{number}"))

@@ -21,7 +21,7 @@ from psycopg.types.numeric import Int8BinaryDumper
 from ..basis.clock import SystemClock
 from ..basis.errors import StoreError, ValidationError
 from ..basis.text import masked
-from .postgres_together import PutOff, Together
+from .postgres_together import Together
 
 SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
 
@@ -49,10 +49,6 @@ _SETTINGS = {"jit": "off", "enable_seqscan": "off"}
 #: Who writes says the same few statements again and again, and none of them is better off for knowing its values.
 #: Planning a claim anew, which is what the server would do, takes a third as long as claiming a hundred runs.
 _WRITING = {"plan_cache_mode": "force_generic_plan"}
-
-#: After so many statements, and each time that many more, all is planned anew: what was planned for a table of ten rows
-#: is slow for ten thousand.
-_PLANNED_ANEW = 64
 
 #: Seconds for which a server that could be written to is believed to be that still.
 _CURRENT_FOR = 1.0
@@ -204,7 +200,6 @@ class Link(Together):
         self._limits = limits
         self.read_only = read_only
         self.pooled: bool = bool(to.pooled)
-        self._plan_at = _PLANNED_ANEW
         self.unreplicated: str | None = None
         """What the server warned of at the last commit, if that may be lost with it."""
         self.pg: psycopg.Connection[Any]
@@ -302,7 +297,7 @@ class Link(Together):
     def execute(self, sql: str, values: Any = None) -> Any:
         """One statement; what it gives is to be read before the next."""
         assert not self.over, "after the commit nothing belongs to the transaction"
-        self.said += 1
+        self._said += 1
         if not self._put_off:  # before that nobody may know that the link was lost
             for part in self.planned_anew():
                 self._execute(part.sql, prepare=False)
@@ -310,13 +305,6 @@ class Link(Together):
         if answer.statusmessage == "ROLLBACK":  # to a savepoint
             self.prepared_is_gone()
         return answer
-
-    def planned_anew(self) -> list[PutOff]:
-        """What to say from time to time: tables that were small have grown."""
-        if self.said < self._plan_at:
-            return []
-        self._plan_at *= 2
-        return [PutOff("discard plans", None)]
 
     def say(self, sql: str) -> Any:
         """Several statements at once, without values: the first row of the last one; None without any."""
@@ -332,16 +320,6 @@ class Link(Together):
         if self.in_transaction:
             self._execute("rollback", prepare=False)
             self.prepared_is_gone()
-
-    def is_quiet(self) -> bool:
-        """Whether the server has said nothing by itself, as it does when it ends a session. Asks nobody."""
-        try:
-            # What has come is taken by the first look, and that nothing follows is seen by the second.
-            for _ in range(2):
-                self.pg.pgconn.consume_input()
-        except psycopg.OperationalError:
-            return False
-        return not self.is_lost
 
     def is_current(self) -> bool:
         """Whether its server may still be written to; found out once a second. What is read from another one is old.

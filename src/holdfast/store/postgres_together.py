@@ -31,6 +31,10 @@ _BARE = re.compile(r"(--.*\n)*savepoint")
 #: A message of one statement has its values beside it; in one of several they are part of the text, and read twice.
 LONGEST = 1 << 18
 
+#: After so many statements, and each time that many more, all is planned anew: what was planned for a table of ten rows
+#: is slow for ten thousand.
+_PLANNED_ANEW = 64
+
 #: So many statements are prepared to go along with others. There are fewer that anybody asks first in a transaction.
 _PREPARED = 100
 
@@ -85,9 +89,10 @@ class Together:
         self._names: dict[str, str] = {}
         """Of statements that this session has prepared for this."""
         self._named = 0
-        self.said = 0
+        self._said: int = 0
         """Statements, so far."""
-        self.over = False
+        self._plan_at = _PLANNED_ANEW
+        self.over: bool = False
         """While what came with a COMMIT is read."""
 
     def put_off(self, *statements: PutOff) -> None:
@@ -138,6 +143,23 @@ class Together:
             sql in self._names or len(self._names) < _PREPARED
         )
 
+    def planned_anew(self) -> list[PutOff]:
+        """What to say from time to time: tables that were small have grown."""
+        if self._said < self._plan_at:
+            return []
+        self._plan_at *= 2
+        return [PutOff("discard plans", None)]
+
+    def is_quiet(self) -> bool:
+        """Whether the server has said nothing by itself, as it does when it ends a session. Asks nobody."""
+        try:
+            # What has come is taken by the first look, and that nothing follows is seen by the second.
+            for _ in range(2):
+                self.pg.pgconn.consume_input()
+        except psycopg.OperationalError:
+            return False
+        return not self.pg.closed
+
     def end(self, words: str) -> str:
         """Say what was put off, and end the transaction with these words; what the server says to the end.
 
@@ -148,7 +170,7 @@ class Together:
             said = [self.spoken(part.sql, part.values) for part in parts]
         except psycopg.Error as error:
             raise Undone(elsewhere=self.pg.closed) from error
-        self.said += len(parts)
+        self._said += len(parts)
         self.over = True
         try:
             cursor = self._send(parts, [*said, words])
