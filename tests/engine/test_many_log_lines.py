@@ -67,7 +67,8 @@ def test_a_tight_loop_of_log_lines_waits_for_the_disk(tmp_path: Path, colour: st
         assert run.result(LONG).wait() == MANY
         longest = app.stats().longest_line
     assert stood <= module._MOST_UNSAVED
-    assert longest <= module._MOST_UNSAVED * 1.1  # and some claims, renewals and sweeps
+    # Those of a round are in the line until all are told, and by then as many others may have come; and some claims.
+    assert longest <= module._MOST_UNSAVED * 2.1
     lines = rows(tmp_path / "app.db", "select message from holdfast_logs order by id")
     assert [line for (line,) in lines] == [f"line {n}" for n in range(MANY)]
 
