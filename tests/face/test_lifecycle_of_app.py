@@ -42,6 +42,12 @@ def ours() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("holdfast")]
 
 
+@pytest.fixture(autouse=True)
+def _nobody_else_is_there() -> None:
+    """What an earlier test in this process has called in threads may leave these idle; they go after ten seconds."""
+    until(lambda: ours() == [])
+
+
 def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
