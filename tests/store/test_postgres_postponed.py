@@ -16,7 +16,7 @@ from holdfast.commit.ticket import Ticket
 from holdfast.model.run import NewRun, RunRow
 from holdfast.model.step import LogRow
 from holdfast.rules.lifecycle import TABLE, Cause
-from holdfast.store import postgres_postponed
+from holdfast.store import postgres_postponed, postgres_together
 from holdfast.store.base import ClaimOrder, Ending, Lease, LogSave, Recall, Undone
 from holdfast.store.postgres import PostgresStore
 from holdfast.store.postgres_place import Link
@@ -339,6 +339,18 @@ def test_statements_are_planned_anew_from_time_to_time(line: Line, monkeypatch: 
         assert line.one("save_steps", a_step(f"s{number}"))
     assert len([text for text in sent if "discard plans" in text]) == 3, "after 10, 20 and 40"
     assert all(text.endswith("commit") for text in sent if text.startswith("begin"))
+
+
+def test_what_was_planned_a_minute_ago_is_planned_anew(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others may have filled the table while we said nothing."""
+    line.a_run()
+    line.link._plan_at = 1_000_000
+    sent = messages(line.link, monkeypatch)
+    now = postgres_together._steady()
+    for number, later in enumerate((0, 61, 62, 122)):
+        monkeypatch.setattr(postgres_together, "_steady", lambda later=later: now + later)
+        assert line.one("save_steps", a_step(f"s{number}"))
+    assert ["discard plans" in text for text in sent if text.startswith("begin")] == [False, True, False, True]
 
 
 def test_a_connection_that_was_lost_before_is_no_commit_without_an_answer(

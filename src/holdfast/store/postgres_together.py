@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg import pq
 
+from ..basis.clock import SystemClock
 from .base import Tx, Undone
 
 #: Where the locks leave the time for the statements after them.
@@ -31,12 +32,16 @@ _BARE = re.compile(r"(--.*\n)*savepoint")
 #: A message of one statement has its values beside it; in one of several they are part of the text, and read twice.
 LONGEST = 1 << 18
 
-#: After so many statements, and each time that many more, all is planned anew: what was planned for a table of ten rows
-#: is slow for ten thousand.
+#: After so many statements, and each time that many more, all is planned anew, and after so many seconds: a plan for ten
+#: rows may read the whole table, and others may have made it large since. (What the server knows by itself, it knows
+#: from its autovacuum, which looks once a minute.)
 _PLANNED_ANEW = 64
+_PLANNED_FOR = 60.0
 
 #: So many statements are prepared to go along with others. There are fewer that anybody asks first in a transaction.
 _PREPARED = 100
+
+_steady = SystemClock().steady
 
 
 class Opening(Tx):
@@ -92,6 +97,7 @@ class Together:
         self._said: int = 0
         """Statements, so far."""
         self._plan_at = _PLANNED_ANEW
+        self._plan_by = _steady() + _PLANNED_FOR
         self.over: bool = False
         """While what came with a COMMIT is read."""
 
@@ -145,9 +151,12 @@ class Together:
 
     def planned_anew(self) -> list[PutOff]:
         """What to say from time to time: tables that were small have grown."""
-        if self._said < self._plan_at:
+        now = _steady()
+        if self._said >= self._plan_at:
+            self._plan_at *= 2
+        elif now < self._plan_by:
             return []
-        self._plan_at *= 2
+        self._plan_by = now + _PLANNED_FOR
         return [PutOff("discard plans", None)]
 
     def is_quiet(self) -> bool:
