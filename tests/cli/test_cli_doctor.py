@@ -25,7 +25,7 @@ pytestmark = pytest.mark.sampled("commands: what they print is the same on every
 
 CHECKS = [
     "file", "sqlite", "log", "space", "journal", "pages", "tables", "runs", "expired leases", "oldest pending run",
-    "workers with leases", "clock", "payloads",
+    "runs that nobody takes", "workers with leases", "clock", "payloads",
 ]  # fmt: skip
 
 
@@ -282,6 +282,40 @@ def test_a_run_that_waits_for_long(url: str) -> None:
     assert "knows the job 'greet'" in told.advice
     change(url, "delete from holdfast_runs where status = 'pending'")
     assert found(url)["oldest pending run"].text == "none waits"
+
+
+def a_worker(url: str, jobs: str, queues: str) -> None:
+    """One that was seen just now."""
+    values = ("w", "host", 1, 1, microseconds(), jobs, queues, "1", 30_000_000)
+    change(url, "delete from holdfast_workers")
+    change(
+        url,
+        "insert into holdfast_workers (id, host, pid, started_at, seen_at, jobs, queues, version, lease) "
+        "values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        *values,
+    )
+
+
+def test_runs_that_no_worker_takes_are_told_with_what_is_missing(url: str) -> None:
+    told = found(url)["runs that nobody takes"]
+    assert (told.level, told.text) == ("warn", "1 of greet in the queue default (no worker is alive)")
+    assert told.data["untaken"] == [{"job_name": "greet", "queue": "default", "runs": 1}]
+    assert "Start a worker" in told.advice
+    a_worker(url, '["greet"]', '["mail"]')
+    told = found(url)["runs that nobody takes"]
+    assert told.text.endswith("(no worker that is alive takes the queue default)")
+    a_worker(url, '["bill"]', '["default"]')
+    assert found(url)["runs that nobody takes"].text.endswith("(no worker that is alive has the job greet)")
+    a_worker(url, '["bill", "greet"]', '["mail", "default"]')
+    told = found(url)["runs that nobody takes"]
+    assert (told.level, told.text) == ("ok", "none; 1 worker alive")
+    change(url, "update holdfast_workers set seen_at = 1")
+    assert found(url)["runs that nobody takes"].level == "warn"
+
+
+def test_a_run_whose_time_has_not_come_is_missed_by_nobody(url: str) -> None:
+    change(url, "update holdfast_runs set run_at = ? where status = 'pending'", microseconds() + 3_600_000_000)
+    assert found(url)["runs that nobody takes"].level == "ok"
 
 
 def test_rows_of_the_future(url: str) -> None:

@@ -9,7 +9,10 @@ from console_script import Cli, parsed
 
 pytestmark = pytest.mark.sampled("commands: what they print is the same on every Python")
 
-EVERYWHERE = ["tables", "runs", "expired leases", "oldest pending run", "workers with leases", "clock", "payloads"]
+EVERYWHERE = [
+    "tables", "runs", "expired leases", "oldest pending run", "runs that nobody takes", "workers with leases", "clock",
+    "payloads",
+]  # fmt: skip
 
 
 @pytest.fixture(params=["postgres_url", "mariadb_url"], ids=["postgresql", "mariadb"])

@@ -29,7 +29,8 @@ pytestmark = pytest.mark.sampled("what a server does is the same on every Python
 
 CHECKS = [
     "server", "durability", "replication", "connections", "clock skew", "oldest transaction", "notifications", "tables",
-    "dead rows", "claim", "runs", "expired leases", "oldest pending run", "workers with leases", "clock", "payloads",
+    "dead rows", "claim", "runs", "expired leases", "oldest pending run", "runs that nobody takes",
+    "workers with leases", "clock", "payloads",
 ]  # fmt: skip
 HEALTHY = Settings("on", "on", "on", "", "on")
 LONG = 60
@@ -78,7 +79,7 @@ def until(condition: Callable[[], object]) -> None:
 def test_a_healthy_database_is_told_of_in_order_and_only_the_test_server_itself_is_blamed(url: str) -> None:
     told = examine(PostgresStore(url))
     assert [one.check for one in told] == CHECKS
-    assert {one.check: one.text for one in told if one.level != "ok"}.keys() <= {"durability"}
+    assert {one.check: one.text for one in told if one.level != "ok"}.keys() <= {"durability", "runs that nobody takes"}
     by_name = {one.check: one for one in told}
     assert by_name["runs"].data == {"completed": 1, "failed": 1, "pending": 1}
     assert by_name["server"].text.startswith("PostgreSQL ")
@@ -303,6 +304,7 @@ def test_a_lease_that_nobody_takes_over_and_a_run_that_nobody_claims_are_told(ur
     told = found(url)
     assert told["oldest pending run"].level == "warn"
     assert "'greet'" in told["oldest pending run"].advice
+    assert told["runs that nobody takes"].text == "1 of greet in the queue default (no worker is alive)"
 
 
 def test_rows_of_the_future_and_texts_that_nobody_can_read_are_told(url: str) -> None:

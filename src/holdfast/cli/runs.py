@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ from ..basis.errors import HoldfastError, ValidationError
 from ..basis.ids import first_id
 from ..commit.reply import Reply
 from ..model.run import RunStatus
+from ..model.worker import why_nobody_takes
 from ..run import Run
 from . import exits
 from .choice import (
@@ -37,7 +39,6 @@ from .terminal import show as show_table
 from .timeline import timeline
 from .tree import below, tree_of
 from .view import log_document, log_text, run_document, run_table, runs_table, step_document
-from .workers import why_nobody_takes
 
 runs: typer.Typer = typer.Typer(
     help="List, show, watch, cancel, retrigger, delete and purge runs.", no_args_is_help=True, epilog=exits.EPILOG
@@ -131,12 +132,13 @@ def show(
 
 def _hint(app: App, run: Run[Any]) -> str:
     """Why nobody executes it, if that can be known."""
-    if run.status is not RunStatus.PENDING:
+    if run.status is not RunStatus.PENDING or run.run_at > datetime.now(UTC):
         return ""
     try:
-        return why_nobody_takes(run, app.workers().wait())
+        found = app.workers().wait()
     except HoldfastError:  # a server that lets us see runs need not let us see workers
         return ""
+    return why_nobody_takes(run.job_name, run.queue, [(one.jobs, one.queues) for one in found if one.is_alive])
 
 
 @runs.command(epilog=exits.EPILOG)

@@ -9,9 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from ..model.run import RunStatus
 from ..model.worker import WorkerRecord
-from ..run import Run
 from .choice import AsJson, Url, opened
 from .terminal import ago, console, iso, plain_line, print_json, say, show
 
@@ -44,22 +42,6 @@ def workers(
         show(_table(found))
     else:
         say("No workers.")
-
-
-def why_nobody_takes(run: Run[Any], found: list[WorkerRecord]) -> str:
-    """What keeps a run that is due from being executed, as far as the list of workers tells; empty if nothing does."""
-    if run.status is not RunStatus.PENDING or run.run_at > datetime.now(UTC):
-        return ""
-    alive = [worker for worker in found if worker.is_alive]
-    takes = [worker for worker in alive if run.queue in worker.queues]
-    if not alive:
-        return "no worker is alive"
-    if not takes:
-        return f"no worker that is alive takes the queue {run.queue}"
-    if not any(run.job_name in worker.jobs for worker in takes):
-        queue = "" if run.queue == "default" else f" in the queue {run.queue}"
-        return f"no worker that is alive has the job {run.job_name}{queue}"
-    return ""
 
 
 def worker_document(worker: WorkerRecord) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, Self
@@ -93,11 +94,24 @@ class WorkerRecord:
             started_at=_time(row.started_at),
             seen_at=_time(row.seen_at),
             is_alive=row.alive,
-            jobs=_names(row.jobs),
-            queues=_names(row.queues),
+            jobs=names_of(row.jobs),
+            queues=names_of(row.queues),
             version=row.version,
             runs=tuple(HeldRun(held.id, held.job_name, _time(held.since)) for held in row.held),
         )
+
+
+def why_nobody_takes(job_name: str, queue: str, alive: Sequence[tuple[Sequence[str], Sequence[str]]]) -> str:
+    """What keeps a run that is due from being executed; empty if nothing does. Of each worker: its jobs, its queues."""
+    takes = [jobs for jobs, queues in alive if queue in queues]
+    if not alive:
+        return "no worker is alive"
+    if not takes:
+        return f"no worker that is alive takes the queue {queue}"
+    if not any(job_name in jobs for jobs in takes):
+        where = "" if queue == "default" else f" in the queue {queue}"
+        return f"no worker that is alive has the job {job_name}{where}"
+    return ""
 
 
 def _time(micros: int) -> datetime:
@@ -106,7 +120,7 @@ def _time(micros: int) -> datetime:
     return when
 
 
-def _names(text: str) -> tuple[str, ...]:
+def names_of(text: str) -> tuple[str, ...]:
     """A list of names; none if somebody has spoiled it by hand."""
     try:
         names = from_json(text)

@@ -16,6 +16,7 @@ from ..basis.errors import HoldfastError, Outdated, ValidationError
 from ..basis.failures import Failure
 from ..basis.values import shape_of
 from ..model.wait import WHICH
+from ..model.worker import names_of, why_nobody_takes
 from .base import Store
 from .schema import AWAY
 
@@ -151,6 +152,20 @@ def _oldest(now: int, find: Find) -> Finding:
     return Finding("oldest pending run", "ok", text, data=data)
 
 
+def _untaken(now: int, find: Find) -> Finding:
+    waiting = find("doctor_due", now, SAMPLE)
+    alive = [(names_of(jobs), names_of(queues)) for jobs, queues in find("doctor_alive", now)]
+    left = [(count, job, queue, why) for queue, job, count in waiting if (why := why_nobody_takes(job, queue, alive))]
+    data = {"untaken": [{"job_name": job, "queue": queue, "runs": count} for count, job, queue, _ in left]}
+    if left:
+        told = [f"{count} of {job} in the queue {queue} ({why})" for count, job, queue, why in left[:SHOWN]]
+        more = [f"and of {len(left) - SHOWN} more jobs"] if len(left) > SHOWN else []
+        advice = f"Start a worker whose program has these jobs, for these queues. See {_WORKERS}."
+        return Finding("runs that nobody takes", "warn", "; ".join([*told, *more]), advice, data)
+    text = f"none; {len(alive)} worker{'' if len(alive) == 1 else 's'} alive"
+    return Finding("runs that nobody takes", "ok", text, data=data)
+
+
 def _owners(_: int, find: Find) -> Finding:
     rows = find("doctor_owners", SAMPLE)
     data = {"workers": [{"id": owner, "runs": count, "until": when(until)} for owner, count, until in rows]}
@@ -186,6 +201,7 @@ OF_RUNS: dict[str, Callable[[int, Find], Finding]] = {
     "runs": _statuses,
     "expired leases": _expired,
     "oldest pending run": _oldest,
+    "runs that nobody takes": _untaken,
     "workers with leases": _owners,
     "clock": _future,
     "payloads": _readable,

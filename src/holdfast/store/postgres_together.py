@@ -33,8 +33,8 @@ _BARE = re.compile(r"(--.*\n)*savepoint")
 LONGEST = 1 << 18
 
 #: After so many statements, and each time that many more, all is planned anew, and after so many seconds: a plan for ten
-#: rows may read the whole table, and others may have made it large since. (What the server knows by itself, it knows
-#: from its autovacuum, which looks once a minute.)
+#: rows may read the whole table, and others may have made it large since. (The server notices by its autovacuum, which
+#: looks once a minute.)
 _PLANNED_ANEW = 64
 _PLANNED_FOR = 60.0
 

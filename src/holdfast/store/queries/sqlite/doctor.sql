@@ -13,6 +13,16 @@ select id, job_name, run_at from holdfast_runs
 where status = 'pending' and run_at <= ?1
 order by run_at limit 1;
 
+-- name: doctor_due
+-- How many runs of each job in each queue wait since ?1 at least, most first.
+select queue, job_name, count(*) from holdfast_runs
+where status = 'pending' and run_at <= ?1
+group by queue, job_name order by 3 desc, 1, 2 limit ?2;
+
+-- name: doctor_alive
+-- What the workers take that have been seen within their lease.
+select jobs, queues from holdfast_workers where seen_at + lease > ?1;
+
 -- name: doctor_owners
 select lease_owner, count(*), max(lease_expires_at) from holdfast_runs
 where status = 'leased'
