@@ -32,7 +32,7 @@ _BARE = re.compile(r"(--.*\n)*savepoint")
 #: A message of one statement has its values beside it; in one of several they are part of the text, and read twice.
 LONGEST = 1 << 18
 
-#: After so many statements, and each time that many more, all is planned anew, and after so many seconds: a plan for ten
+#: After so many statements, each time that many more, and after so many seconds all is planned anew: a plan for ten
 #: rows may read the whole table, and others may have made it large since. (The server notices by its autovacuum, which
 #: looks once a minute.)
 _PLANNED_ANEW = 64
