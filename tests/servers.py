@@ -281,6 +281,8 @@ class Server(Databases):
         else:
             order = [self._programs.server, "--no-defaults", f"--datadir={self.data}", f"--port={self.port}"]
             order += [f"--socket={self._home / 'mariadb.sock'}", f"--pid-file={self.data / 'pid'}"]
+            # A server that starts removes temporary tables from there, also those of another one.
+            order += [f"--tmpdir={self._home}"]
             order += [f"--{name}={value}" for name, value in self._settings.items()]
             secret = self._home / "mariadb.secret"
             order += [f"--init-file={secret}"] if secret.exists() else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -63,4 +64,32 @@ def test_only_the_end_of_a_run_with_a_key_looks_for_it(postgres_url: str, keyed:
     store.migrate()
     link = store.open()
     assert lives(store, link, keyed=keyed).count("keys_of") == looks
+    store.disconnect(link)
+
+
+#: The newest runs, in their order and not more than are asked for.
+IN_ORDER = {"passing"}
+
+
+def test_what_was_planned_for_empty_tables_reads_none_of_them_whole(postgres_url: str) -> None:
+    """Others may fill them before it is planned anew. Of workers there are few."""
+    store = PostgresStore(postgres_url)
+    store.migrate()
+    link = store.open()
+    whole = []
+    texts = {name: text for name, text in store._sql.items() if not name.startswith("doctor_") and "holdfast_" in text}
+    assert len(texts) > 60
+    for name, text in texts.items():
+        if "savepoint" in text:
+            continue
+        values = ", ".join(["null"] * max((int(number) for number in re.findall(r"\$(\d+)", text)), default=0))
+        link.say(f"prepare planned as {text}")
+        plan = link.execute(f"explain (costs off) execute planned{values and f'({values})'}").fetchall()
+        link.say("deallocate planned")
+        lines = [line for (line,) in plan]
+        for line, below in zip(lines, [*lines[1:], ""], strict=True):
+            reads = "Seq Scan on" in line or re.search(r"Scan .*using \w+_pkey on", line)
+            if reads and "Index Cond" not in below and "workers" not in line and name not in IN_ORDER:
+                whole.append(f"{name}: {line.strip()}")
+    assert not whole
     store.disconnect(link)

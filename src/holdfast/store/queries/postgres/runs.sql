@@ -249,7 +249,9 @@ or exists (
 
 -- name: finish
 -- Fenced: only while generation and owner are still the holder's own. With $3 = 1 only of runs that have nothing of a
--- tree and no key: to end them is all that has to be said.
+-- tree and no key: to end them is all that has to be said. (The type is what it always is. Of a condition like that the
+-- planner expects little to be left, and little is looked for by an index. Of a hundred rows, which it expects of each
+-- array, it would read the whole table as long as that is small, and keep doing so while it grows.)
 update holdfast_runs as r set
   status = e.status, lease_owner = null, lease_expires_at = null, updated_at = $2,
   completed_at = case when e.ends then $2::bigint end,
@@ -275,8 +277,9 @@ from (
     (value ->> 4)::boolean as ends, value ->> 5 as output, value ->> 6 as error, value ->> 7 as error_type,
     (value ->> 8)::bigint as attempt, (value ->> 9)::bigint as delay, value ->> 10 as waiting_for,
     (value ->> 11)::bigint as used, (value ->> 12)::boolean as holds
-  from jsonb_array_elements($1::jsonb) as e (value)) as e
-where r.id = e.id and r.generation = e.generation and r.lease_owner = e.owner 
+  from jsonb_array_elements($1::jsonb) as e (value)
+  where jsonb_typeof(value) = 'array') as e
+where r.id = e.id and r.generation = e.generation and r.lease_owner = e.owner
   and ($3 = 0 or (r.tree = 0 and r.concurrency_key is null and r.parent_id is null))
 returning r.id, r.generation, case when r.status <> 'pending' and r.turn <> 2 then r.concurrency_key end, r.status, r.parent_id, r.tree;
 
@@ -353,7 +356,8 @@ where id = any (array(
 -- Fenced, and by nothing else: a lease that looks too old after a jump of the clock is renewed until somebody took it.
 update holdfast_runs as r set lease_expires_at = $2::bigint + (e.value ->> 3)::bigint
 from jsonb_array_elements($1::jsonb) as e (value)
-where r.id = e.value ->> 0 and r.generation = (e.value ->> 1)::bigint and r.lease_owner = e.value ->> 2
+where jsonb_typeof(e.value) = 'array'  -- as in `finish`
+  and r.id = e.value ->> 0 and r.generation = (e.value ->> 1)::bigint and r.lease_owner = e.value ->> 2
 returning r.id, r.generation, r.lease_owner;
 
 -- name: lost_leases
