@@ -344,7 +344,7 @@ class Managing(Watching):
         if isinstance(older_than, datetime):
             before = from_datetime(older_than)
         else:
-            before = self._engine.clock.now() - micros(older_than, "older_than")
+            before = self._engine.now() - micros(older_than, "older_than")
         jobs = [one.name if isinstance(one, Job) else one for one in several(job, (str, Job), "job")]
         return Old(
             before,

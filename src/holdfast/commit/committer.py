@@ -193,6 +193,10 @@ class Committer:
         """`clock.steady()` when a round was last committed: whoever guards leases sees that the line moves."""
         return self._rounds.last_at
 
+    def now(self) -> int:
+        """Microseconds since 1970, by the database, as far as it has been heard of."""
+        return self._rounds.time.now()
+
     def _wait_for_room(self) -> None:
         # Who empties the line must not wait for it to be emptied.
         if self.backlog >= UPPER_MARK and not self.inline and may_wait():

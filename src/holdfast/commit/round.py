@@ -15,6 +15,7 @@ from typing import Any
 from ..basis.clock import Clock
 from ..basis.errors import HoldfastError, SchemaError, StoreError, StoreUnavailable
 from ..store.base import LATER, PlayAgain, Store, Tx, Undone
+from .database_time import DatabaseTime
 from .forks import inside
 from .reply import Answer, answer
 from .tally import Tally
@@ -42,6 +43,7 @@ class Rounds:
         self.count: int = 0
         self.tally: Tally = Tally()
         self.last_at: float = 0.0
+        self.time: DatabaseTime = DatabaseTime(clock)
         self.on_trouble: Callable[[BaseException], None] = _log_trouble
         self._out_since: float | None = None
         self._longest, self._until = 0.0, 0.0
@@ -188,6 +190,8 @@ class Rounds:
             raise  # not the database's word: somebody ends this thread or program
         if not known:
             self._waited(tx)
+        if self.store.tells_time and tx.told is not None:
+            self.time.told(tx.told, since)
         self.count += 1
         self.last_at = self.clock.steady()
         self.tally.round(served, len(tickets), self.last_at)

@@ -123,6 +123,10 @@ class Engine:
         self.feed.reset_after_fork()
         self._reset()
 
+    def now(self) -> int:
+        """Microseconds since 1970, by the database: what sleeps, deadlines and ages are measured with."""
+        return self.committer.now()
+
     # -- where coroutines run ----------------------------------------------------------------------------------
 
     def settle_in(self) -> Home:

@@ -244,7 +244,7 @@ class Execution:
                 # Somebody outside cancels this process's work: that is no failure of the run.
                 return Outcome(Cause.RELEASE)
             error = (self._steps and self._steps.fatal) or error
-            outcome = self.limits.after(outcome_of(error), alone(error), self.engine.clock.now(), self.engine.chance)
+            outcome = self.limits.after(outcome_of(error), alone(error), self.engine.now(), self.engine.chance)
             return outcome._replace(broke=where_it_broke(outcome, error))
 
     def _ends_us(self, error: BaseException) -> bool:
@@ -267,7 +267,7 @@ class Execution:
     def _is_time_over(self) -> bool:
         """Whether it is; otherwise look again then. The wall clock may have been set back since the last look."""
         clock, rests = self.engine.clock, self._rests_since is not None
-        left = self.limits.micros_left(clock.now(), self._used, rests=rests)
+        left = self.limits.micros_left(self.engine.now(), self._used, rests=rests)
         if left:
             # A timer of a year would overflow some loops.
             seconds = min(left / 1_000_000, 86400.0)
@@ -344,7 +344,7 @@ class Execution:
     def _too_late(self) -> Outcome:
         """What the run comes to, decided once: what was told of it stays true, whatever the jitter would say later."""
         if self._late is None:
-            now = self.engine.clock.now()
+            now = self.engine.now()
             self._late = self.limits.after(self.limits.timed_out(now), None, now, self.engine.chance)
         return self._late
 
@@ -509,8 +509,7 @@ class Execution:
     def lease_renewed(self) -> None:
         hub = self.engine.hub
         if hub.hears("run:lease-renewed"):
-            clock = self.engine.clock
-            until = clock.now() + round((self.deadline - clock.steady()) * 1_000_000)
+            until = self.engine.now() + round((self.deadline - self.engine.clock.steady()) * 1_000_000)
             hub.tell("run:lease-renewed", self.row, lease_owner=self.lease.owner, lease_expires_at=to_datetime(until))
 
     def is_left(self) -> bool:

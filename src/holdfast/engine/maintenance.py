@@ -18,7 +18,6 @@ from ..store.base import Old
 from .forgetting import forget
 
 if TYPE_CHECKING:
-    from ..basis.clock import Clock
     from .engine import Engine
 
 #: Seconds between two looks at the database's files; half of it, if a reader was in the way.
@@ -83,7 +82,7 @@ class Maintenance:
         assert kept is not None
         # Also after an error: what is wrong now is wrong a second later.
         self._retain_at = clock.steady() + _FORGET_SECONDS
-        await forget(self._engine, "delete", Old(_ago(clock, kept)), goes_on=self._is_idle)
+        await forget(self._engine, "delete", Old(_ago(self._engine, kept)), goes_on=self._is_idle)
         if not self._is_idle():
             self._retain_at = clock.steady()  # work came in between: go on when it is done
 
@@ -92,7 +91,7 @@ class Maintenance:
         if clock.steady() < self._drop_at:
             return
         self._drop_at = clock.steady() + _FORGET_SECONDS
-        old = Old(_ago(clock, OUTPUTS_KEPT_SECONDS), outputs=True)
+        old = Old(_ago(self._engine, OUTPUTS_KEPT_SECONDS), outputs=True)
         await forget(self._engine, "drop_outputs", old, goes_on=self._is_idle)
         if not self._is_idle():
             self._drop_at = clock.steady()
@@ -114,5 +113,5 @@ class Maintenance:
         self._tidy_at = clock.steady() + (_TIDY_SECONDS if done else _TIDY_SECONDS / 2)
 
 
-def _ago(clock: Clock, seconds: float) -> int:
-    return clock.now() - round(seconds * 1_000_000)
+def _ago(engine: Engine, seconds: float) -> int:
+    return engine.now() - round(seconds * 1_000_000)

@@ -81,7 +81,7 @@ class Timer(Wait):
         self.mark: str = "sleep" if until is None else "sleep_until"
 
     async def conclude(self, at: Standing) -> _Result | None:
-        if at.until is None or at.waits.engine.clock.now() < at.until:
+        if at.until is None or at.waits.engine.now() < at.until:
             return None
         return at.waits.steps._came_to(at.opened, "null", None)
 

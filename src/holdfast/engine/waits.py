@@ -154,7 +154,7 @@ class Waits:
             self.execution.goes_on()
         until = None
         if row is None and wait.kind == "timer" and wait.delay is not None and wait.delay <= self._warm_for:
-            until = self.engine.clock.now() + wait.delay  # so short that it is not worth a word
+            until = self.engine.now() + wait.delay  # so short that it is not worth a word
         elif row is None:
             row = await self._save(wait, opened)
         else:
@@ -244,14 +244,14 @@ class Waits:
         self.execution.check()
         worker, clock = self.execution.worker, self.engine.clock
         if until is not None and (pass_time := self.engine.pass_time) is not None:
-            left = (until - clock.now()) / 1e6
+            left = (until - self.engine.now()) / 1e6
             if 0 < left <= self.engine.options.warm_for:
                 pass_time(left)
                 return
         future: asyncio.Future[None] = worker.loop.create_future()
         timer = None
         if until is not None:
-            seconds = max(0.0, (until - clock.now()) / 1e6)
+            seconds = max(0.0, (until - self.engine.now()) / 1e6)
             # A timer of a year would overflow some loops.
             timer = clock.call_later(worker.loop, min(seconds, 86400.0), lambda: _ring(future))
         self._parked[future] = (branch, wait, until)
@@ -278,7 +278,7 @@ class Waits:
             return
         execution.worker.freed(execution)
         execution.rest()
-        now = self.engine.clock.now()
+        now = self.engine.now()
         nearest = min((until for _, _, until in self._parked.values() if until is not None), default=None)
         if nearest is not None and nearest - now <= self._warm_for:
             return

@@ -251,7 +251,7 @@ class Worker:
             self._due.cancel()
             self._due = None
         if due is not None:
-            seconds = max(0.0, (due - self.engine.clock.now()) / 1e6)
+            seconds = max(0.0, (due - self.engine.now()) / 1e6)
             # A timer of a year would overflow some loops; looking once a day costs nothing.
             self._due = self.engine.clock.call_later(self.loop, min(seconds, 86400.0), self._fill_soon)
 

@@ -389,6 +389,11 @@ class Tx:
         """`now`, as a value for a statement. A store may know it before we do."""
         return self.now
 
+    @property
+    def told(self) -> int | None:
+        """`now`, if it is known by now."""
+        return self.now
+
 
 class LentTransaction(ABC):
     """A transaction that the caller has open on a connection of its own, and lets us write into."""
@@ -454,6 +459,8 @@ class Store(ABC):
 
     name: str
     """The URL without its secrets, for messages."""
+    tells_time: bool = False
+    """Whether the time of its transactions is a server's. Otherwise it is that of `clock`."""
     locks: bool = False
     """Whether `lock` does anything. Otherwise nobody else can write while a write transaction is open."""
     needs_upkeep: bool = False

@@ -77,6 +77,7 @@ class PostgresStore(PostgresPostponed, PostgresMovable):
         self.limits: Limits = Limits.of(lease, lock_timeout)
         # A clock that is turned by hand must be everybody's.
         self._turned = not isinstance(self.clock, SystemClock)
+        self.tells_time = not self._turned
         self._sql = statements(self.address.schema)
         self._begin = self._q(
             f"select coalesce(max(number), 0), set_config('{TIME}', ({NOW})::text, true)::bigint, "

@@ -65,6 +65,10 @@ class Opening(Tx):
         self._now = value
 
     @property
+    def told(self) -> int | None:
+        return self._now
+
+    @property
     def instant(self) -> Any:
         return self if self._now is None and not self._by_hand else self.now
 
