@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import psycopg
 import pytest
 
 import servers
-from holdfast.basis.errors import SchemaError
+from holdfast.basis.errors import SchemaError, StoreUnavailable
+from holdfast.store import postgres
 from holdfast.store.postgres import PostgresStore
 from holdfast.store.schema import Migration, Schema
 
@@ -170,3 +176,54 @@ def test_nothing_depends_on_the_search_path(postgres_url: str) -> None:
     store.disconnect(store.open())
     tables = servers.execute(postgres_url, "select schemaname from pg_tables where tablename = 'holdfast_runs'")
     assert tables == [("Billing",)]
+
+
+@contextmanager
+def in_use(url: str, table: str) -> Iterator[None]:
+    """A transaction that reads a table, as pg_dump does for as long as it takes."""
+    with psycopg.connect(url) as other:
+        other.execute(f"lock table {table} in access share mode")
+        yield
+
+
+@pytest.mark.parametrize("table", ["holdfast_migrations", "holdfast_meta", "holdfast_runs"])
+def test_who_starts_where_nothing_is_to_be_migrated_waits_for_nobody_and_keeps_nobody(
+    postgres_url: str, table: str
+) -> None:
+    PostgresStore(postgres_url).migrate()
+    with in_use(postgres_url, table):
+        store = PostgresStore(postgres_url, lock_timeout=0.5)
+        assert store.migrate() == []
+        link = store.open()
+        store.commit(store.begin(link))
+        store.disconnect(link)
+
+
+def test_others_go_on_while_a_migration_waits_for_a_backup_to_end(
+    postgres_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "_OTHERS_GO", 0.2)
+    old = PostgresStore(postgres_url)
+    old.migrate()
+    link, made = old.open(), list[str]()
+    migrating = threading.Thread(target=lambda: made.extend(PostgresStore(postgres_url, schema=NEXT).migrate()))
+    with in_use(postgres_url, "holdfast_migrations"):
+        migrating.start()
+        for _ in range(10):
+            old.commit(old.begin(link))
+            time.sleep(0.1)  # it is the others' lock that time is given to
+        assert not made
+    migrating.join(20)
+    assert made == ["0002_colour"]
+    assert "waiting to migrate" in caplog.text
+    with pytest.raises(SchemaError, match="upgrade the package"):
+        old.begin(link)
+    old.disconnect(link)
+
+
+def test_a_lock_on_our_tables_is_told_when_a_process_starts(postgres_url: str) -> None:
+    PostgresStore(postgres_url).migrate()
+    with psycopg.connect(postgres_url) as other:
+        other.execute("lock table holdfast_meta in access exclusive mode")
+        with pytest.raises(StoreUnavailable, match="locked for too long"):
+            PostgresStore(postgres_url, lock_timeout=0.2).migrate()

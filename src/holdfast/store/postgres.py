@@ -9,6 +9,7 @@ Long because connections, the schema and the verbs that PostgreSQL says otherwis
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -49,6 +50,11 @@ _NEVER = -1
 
 #: A concurrent first migration is met by the same names appearing.
 _MIGRATIONS_TRIED = 20
+
+#: So long a migration waits for a lock. All who come after it wait behind it, so it gives up, and tries again after so
+#: many seconds.
+_FOR_A_LOCK, _OTHERS_GO = "500ms", 2.0
+_LOCKED = "55P03"
 
 
 class PostgresStore(PostgresPostponed, PostgresMovable):
@@ -291,15 +297,23 @@ class PostgresStore(PostgresPostponed, PostgresMovable):
     def migrate(self) -> list[str]:
         connection = self.connect()
         try:
-            for attempt in range(_MIGRATIONS_TRIED):
+            if self._is_up_to_date(connection):
+                return []
+            met = 0
+            while True:
                 try:
                     return self._migrate(connection)
                 except psycopg.Error as error:
                     self._roll_back(connection)
-                    # Somebody else has just made what we were making: now it can be seen.
-                    if error.sqlstate not in _MADE_BY_OTHERS or attempt == _MIGRATIONS_TRIED - 1:
+                    if error.sqlstate == _LOCKED:
+                        self.say_once(
+                            "waiting to migrate: another session (a backup, a long transaction) has a table in use"
+                        )
+                        time.sleep(_OTHERS_GO)
+                    elif error.sqlstate in _MADE_BY_OTHERS and met < _MIGRATIONS_TRIED:
+                        met += 1  # somebody else has just made what we were making: now it can be seen
+                    else:
                         raise
-            raise AssertionError("not reached")
         except psycopg.errors.InsufficientPrivilege as error:
             raise not_the_owner(self.translate(error)) from error
         except psycopg.Error as error:
@@ -307,11 +321,22 @@ class PostgresStore(PostgresPostponed, PostgresMovable):
         finally:
             self.disconnect(connection)
 
+    def _is_up_to_date(self, connection: Link) -> bool:
+        """Whether there is nothing to do. Asked first: every process does that when it starts, and locks nothing."""
+        version = self.version(connection)
+        self._refuse_newer(connection, version)
+        if version < self.schema.newest:
+            return False
+        found = connection.execute(self._q("select value from holdfast_meta where key = 'database_id'")).fetchone()
+        self._known = self._known if found is None else str(found[0])
+        return found is not None
+
     def _migrate(self, connection: Link) -> list[str]:
         schema = self.address.schema
         # However long it takes: an index of millions is not made in the time of a statement.
         connection.take_its_time()
-        connection.say(f"{connection.begin}; set local statement_timeout = 0; set local lock_timeout = 0")
+        # But not for a lock: while we wait for ours, nobody gets theirs.
+        connection.say(f"{connection.begin}; set local statement_timeout = 0; set local lock_timeout = '{_FOR_A_LOCK}'")
         try:
             if connection.execute("select to_regnamespace($1)", (f'"{schema}"',)).fetchone() == (None,):
                 connection.say(f'create schema "{schema}"')
