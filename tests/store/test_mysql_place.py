@@ -14,7 +14,7 @@ import pymysql
 import pytest
 
 import servers
-from holdfast import Holdfast
+from holdfast import Holdfast, SyncStep
 from holdfast.basis.errors import PayloadTooLarge, SchemaError, StoreError, StoreUnavailable, ValidationError
 from holdfast.commit.round import Rounds
 from holdfast.commit.ticket import Ticket
@@ -166,6 +166,29 @@ def test_a_session_has_what_it_needs_however_the_server_is_set_up() -> None:
         assert abs(run.created_at - store.clock.now()) < 60_000_000, "no zone of time"
         assert setting(link, "tx_isolation") == "READ-COMMITTED"
         store.disconnect(link)
+
+
+def test_limits_for_people_who_make_mistakes_are_not_ours() -> None:
+    limits = {
+        "sql_select_limit": 1, "sql_safe_updates": 1, "sql_big_selects": 0, "max_join_size": 5,
+        "sort_buffer_size": 1024, "max_sort_length": 64, "max_recursive_iterations": 1,
+    }  # fmt: skip
+    called = []
+    with servers.mariadb() as server:
+        for name, value in limits.items():
+            server.execute(f"set global {name} = {value}")
+        app = Holdfast(server.url(server.create_database()), warm_for=0, polling_interval=0.1)
+
+        @app.job
+        def long(step: SyncStep) -> list[int]:
+            values = [step.run(f"n{n}", lambda n=n: called.append(n) or n) for n in range(10)]
+            step.sleep("a while", 0.2)
+            return values
+
+        with app:
+            runs = app.trigger_many([long.bind() for _ in range(3)]).wait()
+            assert [run.result(timeout=30).wait() for run in runs] == [[*range(10)]] * 3
+    assert sorted(called) == sorted([*range(10)] * 3), "what was saved was read again"
 
 
 def test_a_session_waits_for_nothing_for_ever(mariadb_url: str) -> None:

@@ -355,6 +355,15 @@ def test_a_wrong_password_is_told_without_it() -> None:
         assert "wr0ng" not in str(caught.value)
 
 
+def test_a_process_with_too_many_open_files_is_told_so(store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("psycopg.waiting.DefaultSelector", full)
+    with pytest.raises(StoreUnavailable, match="Too many open files"):
+        store.connect()
+
+
 def test_tables_that_are_gone_are_missing(store: PostgresStore, link: Link) -> None:
     servers.execute(store.address.conninfo, "drop table holdfast_migrations")
     with pytest.raises(psycopg.Error) as caught:

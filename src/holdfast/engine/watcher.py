@@ -38,6 +38,9 @@ _GAP = 0.005
 _FOLLOWING = 0.05
 _WAITING_TOLD, _WAITING = 0.5, 0.05
 _HOLDING = 0.5
+#: Where nobody tells us anything, an idle worker looks after this part of the time for which it has been idle, or after
+#: `polling_interval`.
+_OF_IDLE = 0.25
 #: Runs of which it is remembered that we were told of them; seconds for which, after other words, that may be any run.
 _MOST_PASSED = 1000
 _PASSED_FOR = 1.0
@@ -72,6 +75,7 @@ class Watcher:
         """Runs that we were told of lately, whether or not somebody waited for them."""
         self._all_passed_at = -_PASSED_FOR
         self._at_once, self._counted_at = _AT_ONCE, _steady()
+        self._busy_at = -_PASSED_FOR
         self.order: Callable[[], ClaimOrder | None] = lambda: None
         """What the worker could claim now; None if it could take nothing."""
         self.found: Callable[[], None] = lambda: None
@@ -200,8 +204,13 @@ class Watcher:
         if self._hub.followed or self._hub.follows_all:
             return _FOLLOWING
         held = self._keeper.held
+        if held:
+            self._busy_at = _steady()
         if self._hub.awaited_elsewhere({holder.lease.run_id for holder in held}):
             return min(self._polling, _WAITING_TOLD) if watch.pace == "told" else _WAITING
+        if watch.pace == "looks":
+            # Where there was something a moment ago there will soon be more.
+            return min(self._polling, max(SHORTEST, (_steady() - self._busy_at) * _OF_IDLE))
         return min(self._polling, _HOLDING) if held else self._polling
 
     def _matters(self, news: News) -> bool:

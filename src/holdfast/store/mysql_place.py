@@ -33,6 +33,9 @@ _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)-MariaDB", re.IGNORECASE)
 #: Of assignments each sees the row as it was; a text that does not fit is refused, not cut.
 _SQL_MODE = "STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION,SIMULTANEOUS_ASSIGNMENT"
 
+#: No limit to the rows of a SELECT.
+_ALL = 2**64 - 1
+
 _steady = SystemClock().steady
 
 if TYPE_CHECKING:
@@ -225,7 +228,12 @@ class Link:
             # Rows are to be found by their index: read all together, as small tables are, all would be locked.
             f"sql_mode = '{_SQL_MODE}', time_zone = '+00:00', innodb_lock_wait_timeout = {lock}, "
             f"lock_wait_timeout = {lock}, max_statement_time = {limits.statement}, idle_transaction_timeout = {idle}, "
-            "join_cache_level = 0, optimizer_switch = 'exists_to_in=off,materialization=off'"
+            "join_cache_level = 0, optimizer_switch = 'exists_to_in=off,materialization=off', "
+            # What an administrator has set for people who make mistakes. The first of these and the last leave out rows
+            # without a word.
+            f"sql_select_limit = {_ALL}, sql_safe_updates = 0, sql_big_selects = 1, "
+            "sort_buffer_size = greatest(@@sort_buffer_size, 262144), "
+            "max_sort_length = greatest(@@max_sort_length, 1024), max_recursive_iterations = 4294967295"
         )
 
     def ask(self, sql: str) -> list[Any]:

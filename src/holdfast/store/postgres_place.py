@@ -237,12 +237,15 @@ class Link(Together):
             ours = " ".join(f"-c {key}={value}" for key, value in settings.items())
             # What comes later counts: an option in the URL.
             values["options"] = f"{ours} {given.get('options', '')}".strip()
-        pg = _Connection.connect(
-            **values,
-            autocommit=True,
-            prepare_threshold=None if pooled else 0,
-            cursor_factory=psycopg.RawCursor,
-        )
+        try:
+            pg = _Connection.connect(
+                **values,
+                autocommit=True,
+                prepare_threshold=None if pooled else 0,
+                cursor_factory=psycopg.RawCursor,
+            )
+        except OSError as error:  # such as no more open files
+            raise psycopg.OperationalError(str(error)) from error
         pg.patience = self._limits.patience
         pg.prepared_max = 500
         pg.adapters.register_dumper(int, Int8BinaryDumper)
