@@ -380,3 +380,28 @@ def test_two_versions_side_by_side_claim_only_what_each_of_them_knows(tmp_path: 
     app.stop().wait(LONG)
     assert [run.output for run in ended] == [f"{job} {n}" for n in range(10) for job in ("older", "newer")]
     assert {run.generation for run in workers.values()} == {1}
+
+
+def test_where_nobody_tells_anything_who_has_just_found_something_looks_more_often(mariadb_url: str) -> None:
+    polling = 4.0
+
+    def app_with(**options: Any) -> tuple[Holdfast, Any]:
+        app = Holdfast(mariadb_url, polling_interval=polling, **options)
+
+        @app.job
+        def answer() -> int:
+            return 42
+
+        app.init().wait(LONG)
+        return app, answer
+
+    worker, _ = app_with()
+    asker, answer = app_with(worker=False)
+    took = []
+    for _ in range(4):
+        began = time.perf_counter()
+        assert answer.run().wait(LONG) == 42
+        took.append(time.perf_counter() - began)
+    asker.stop().wait(LONG)
+    worker.stop().wait(LONG)
+    assert max(took[1:]) < polling / 2, took

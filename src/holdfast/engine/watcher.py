@@ -226,6 +226,7 @@ class Watcher:
     def look(self, connection: Any, news: News = EVERYTHING) -> None:
         """Ask what has changed for those who are here."""
         if news.claimable and (order := self.order()) is not None and self._store.has_claimable(connection, order):
+            self._busy_at = _steady()
             self.found()
         if holders := [holder for holder in self._keeper.held if news.concerns(holder.lease.run_id)]:
             lost = self._store.lost_leases(connection, [holder.lease for holder in holders])
