@@ -49,5 +49,5 @@ web.mount("/api/durably", app.asgi(auth=Auth(authenticate=authenticate, tenant=l
 
 @web.post("/imports", status_code=202)
 async def start(rows: int, name: Annotated[str, Depends(user)]) -> dict[str, str]:
-    run = await import_rows.options(labels={"user": name}).trigger(rows)  # theirs, also when it is asked for over HTTP
+    run = await import_rows.options(tenant={"user": name}).trigger(rows)  # theirs, as if they had asked over HTTP
     return {"runId": run.id}

@@ -30,7 +30,7 @@ def log_in(name: str) -> Any:  # stands for however you know your users
 @web.post("/imports")
 def start() -> Any:
     user = session.get("user") or abort(401)
-    run = import_rows.options(labels={"user": user}).trigger(request.args.get("rows", 3, int)).wait()
+    run = import_rows.options(tenant={"user": user}).trigger(request.args.get("rows", 3, int)).wait()
     return {"runId": run.id}, 202
 
 

@@ -17,6 +17,7 @@ from typing import (
     Generic,
     ParamSpec,
     Protocol,
+    Self,
     TypedDict,
     TypeVar,
     Unpack,
@@ -37,7 +38,7 @@ from .engine.arguments import (
     checked_priority,
     checked_retry,
 )
-from .engine.call import Call, TriggerOptions
+from .engine.call import Call, TriggerOptions, checked_tenant
 from .engine.compose import Asleep
 from .engine.context import STEP_TYPES, Step, SyncStep
 from .engine.family import Children, ChildResult
@@ -212,7 +213,7 @@ class Job(Generic[P, R_co]):
         text = encode_input(self._definition, args, kwargs)
         if self._app is not None:
             self._app._check_size(text)
-        return Call(self._definition, text, self._options)
+        return Call(self._definition, text, self._options.as_kept())
 
     def trigger(self, *args: P.args, **kwargs: P.kwargs) -> Reply[Run[R_co]]:
         """Write a run of this job; the reply is there when the run is durable.
@@ -250,8 +251,9 @@ class Job(Generic[P, R_co]):
         retry: Retry | None = None,
         timeout: Duration | None = None,
         deadline: Duration | None = None,
+        tenant: Mapping[str, str] | None = None,
         connection: Any = None,
-    ) -> Job[P, R_co]:
+    ) -> Self:
         """The same job, whose triggers have these options.
 
         `idempotency_key`: at most one run of this job per key, for ever (while that run exists).
@@ -262,6 +264,8 @@ class Job(Generic[P, R_co]):
         `priority` first, -2147483648 to 2147483647. `delay` or `run_at`: not before; a naive datetime is local time.
         `queue`: only workers of that queue take it. `retry` and `timeout` (of one attempt) go before the job's own.
         `deadline`: so long after the trigger the run has ended, or is ended as timed out, with no retry.
+        `tenant`: whose the run is, as `Auth.tenant` of a server gives it: labels that it has, whatever else was said,
+        and so have those that are triggered inside of it. Keys of a tenant are apart from all others.
 
         `connection`: one of yours to the app's database, with a transaction open on it: of sqlite3, aiosqlite, psycopg,
         asyncpg or PyMySQL, a Connection or Session of SQLAlchemy, or a connection of Django. The run is written by it
@@ -272,9 +276,9 @@ class Job(Generic[P, R_co]):
         given = gathered(
             self._options, self._definition.labels, idempotency_key=idempotency_key, concurrency_key=concurrency_key,
             coalesce=coalesce, labels=labels, priority=priority, delay=delay, run_at=run_at, queue=queue, retry=retry,
-            timeout=timeout, deadline=deadline,
+            timeout=timeout, deadline=deadline, tenant=tenant,
         )  # fmt: skip
-        return Job(self._definition, self._app, given, self._connection if connection is None else connection)
+        return type(self)(self._definition, self._app, given, self._connection if connection is None else connection)
 
     # -- reading -----------------------------------------------------------------------------------------------
 
@@ -330,6 +334,7 @@ def gathered(
     retry: Retry | None,
     timeout: Duration | None,
     deadline: Duration | None,
+    tenant: Mapping[str, str] | None = None,
 ) -> TriggerOptions:
     """The options, checked, over those that were given before. `of_job`: its own labels."""
     if delay is not None and run_at is not None:
@@ -360,6 +365,8 @@ def gathered(
         given = replace(given, timeout=checked_limit_of_time(timeout, "timeout"))
     if deadline is not None:
         given = replace(given, deadline=checked_limit_of_time(deadline, "deadline"))
+    if tenant is not None:
+        given = replace(given, tenant=checked_tenant(tenant))
     return given
 
 

@@ -16,7 +16,7 @@ from .commit.reply import Reply, answer, answered, hand_on
 from .commit.ticket import Ticket
 from .engine.arguments import checked_count, checked_statuses, checked_text, several
 from .engine.call import Call, TriggerOptions, of_tenant
-from .engine.compose import OURS, WAKE
+from .engine.compose import OURS, WAKE, Asleep
 from .engine.context import current
 from .engine.family import written
 from .engine.registry import JobDefinition, checked_key, checked_labels
@@ -148,6 +148,11 @@ class Managing(Watching):
         if row.completed_at is None:
             raise ConflictError(f"Cannot retrigger {row.status} run: {run_id}")
         job = self._engine.registry.need(row.job_name)
+        if isinstance(job.fn, Asleep):
+            raise ValidationError(
+                f"Cannot retrigger run {run_id}: it is one of the sleeping job {job.name!r}, of which there is one run "
+                "of a key. Trigger it with another key."
+            )
         try:
             args, kwargs = job.signature.decode(self._engine.payloads.open(row.input))
             text = encode_input(job, args, kwargs)

@@ -135,6 +135,14 @@ def test_wake_takes_the_id_of_a_run_in_place_of_its_key(cli: Cli, desk: Desk) ->
     assert "is one of 'ask', which is no sleeping job. Its sleeping jobs: approval, word." in refused.stderr
 
 
+def test_wake_by_the_id_of_a_run_wakes_that_one_whosever_it_is(cli: Cli, desk: Desk) -> None:
+    theirs = desk.word.options(tenant={"user": "ada"}).trigger("order-7").wait()
+    ours = desk.word.trigger("order-7").wait()
+    assert cli("wake", theirs.id, "--output", "1", "--app", "desk_jobs:app").stdout == f"Woke word {theirs.id}\n"
+    desk.work()
+    assert (theirs.refresh().wait().status, ours.refresh().wait().status) == ("completed", "waiting")
+
+
 def test_wake_gives_a_sleeping_run_its_error(cli: Cli, desk: Desk) -> None:
     run = desk.word.trigger("order-7").wait()
     desk.work()

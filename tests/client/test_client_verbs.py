@@ -85,7 +85,7 @@ def test_a_job_by_name_has_the_verbs_of_a_job() -> None:
     mine = {name for name in dir(NamedJob(Client("http://unused"), "x")) if not name.startswith("_")}
     assert theirs - mine == {"finalize", "finalize_with", "fn", "input_schema", "output_schema"}
     wanted, given = (list(inspect.signature(kind.options).parameters) for kind in (Job, NamedJob))
-    assert [one for one in wanted if one != "connection"] == given
+    assert [one for one in wanted if one not in ("tenant", "connection")] == given
 
 
 async def gathered(output: int, children: list[ChildResult]) -> int:
@@ -142,6 +142,11 @@ def test_what_would_arrive_as_something_else_is_refused(value: Any, idle: Served
 def test_a_zone_that_json_can_not_tell_is_told_by_its_moment(served: Served) -> None:
     at = datetime(2026, 1, 31, 8, 30, tzinfo=ZoneInfo("Europe/Vienna"))
     assert served.client.job(pair).run(at).wait(PATIENCE)[0] == at
+
+
+def test_whose_a_run_is_the_server_says(idle: Served) -> None:
+    with pytest.raises(ValidationError, match="tenant: the server says"):
+        idle.client.job(anything).options(tenant={"user": "ada"}).trigger(1).wait()
 
 
 def test_what_does_not_fit_the_definition_is_refused_before_anything_is_sent(idle: Served) -> None:

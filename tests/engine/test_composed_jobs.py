@@ -269,6 +269,25 @@ def test_a_sleeping_run_ends_as_it_is_woken(app: Holdfast) -> None:
     assert app.wake(approval, "order-1", error="too late").wait().output == datetime(2026, 2, 3)
 
 
+def test_a_sleeping_job_with_options_is_known_by_the_same_key(app: Holdfast) -> None:
+    approval = app.sleeping("approval", output=int)
+    labelled = approval.options(labels={"user": "ada"})
+    run = labelled.trigger("order-1").wait()
+    assert approval.trigger("order-1").wait().id == run.id
+    app.wake(labelled, "order-1", output=7).wait()
+    ended = outcome(app, run)
+    assert (ended.output, ended.labels) == (7, {"user": "ada"})
+
+
+def test_a_sleeping_run_is_not_triggered_again_for_nobody_could_wake_it(app: Holdfast) -> None:
+    approval = app.sleeping("approval")
+    run = approval.trigger("order-1").wait()
+    app.cancel(run.id).wait()
+    with pytest.raises(ValidationError, match="'approval', of which there is one run of a key"):
+        app.retrigger(run.id).wait()
+    assert len(app.get_runs().wait()) == 1
+
+
 def test_a_sleeping_run_may_be_told_that_it_failed(app: Holdfast) -> None:
     approval = app.sleeping("approval")
     run = approval.trigger("order-1").wait()

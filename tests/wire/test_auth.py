@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from asking import PATIENCE, Answer, Asking
-from holdfast import Children, Holdfast, Run, ValidationError, job
+from holdfast import Children, ConflictError, Holdfast, Run, ValidationError, job
 from holdfast.http import Auth, Insecure, Need, Reject, Request
 from holdfast.http.routes import ROUTES, Route
 from house import House
@@ -463,6 +463,59 @@ def test_t5_a_run_has_the_labels_of_its_tenant_whatever_was_sent(house: House) -
         assert shown.json["labels"] == {"tenant": "a", "more": "x"}
 
     run(test, house, auth=OF_TENANTS)
+
+
+OF_A = {"tenant": "a"}
+
+
+def test_t5_the_application_itself_may_act_for_a_tenant(house: House) -> None:
+    async def test(ask: Asking) -> None:
+        mine = await nothing_of(ask).options(tenant=OF_A, labels={"tenant": "b", "more": "x"}).trigger()
+        assert mine.labels == {"tenant": "a", "more": "x"}
+        assert (await ask.get("/run", {"runId": mine.id}, headers=as_("a"))).json["labels"] == mine.labels
+        assert (await ask.get("/run", {"runId": mine.id}, headers=as_("b"))).status == 404
+
+    run(test, house, auth=OF_TENANTS)
+
+
+def nothing_of(ask: Asking) -> Any:
+    return ask.handler.app.get_job("nothing")
+
+
+@pytest.mark.parametrize("first", ["over HTTP", "by the application"])
+def test_t5_the_keys_of_a_tenant_are_the_same_for_the_application(house: House, first: str) -> None:
+    async def test(ask: Asking) -> None:
+        body = {"jobName": "nothing", "idempotencyKey": "i", "concurrencyKey": "c"}
+        ours = nothing_of(ask).options(tenant=OF_A)
+        there = (await ask.post("/trigger", body, headers=as_("a"))).json["runId"] if first == "over HTTP" else None
+        here = (await ours.options(idempotency_key="i", concurrency_key="c").trigger()).id
+        there = there or (await ask.post("/trigger", body, headers=as_("a"))).json["runId"]
+        assert here == there
+        with pytest.raises(ConflictError):
+            await ours.options(concurrency_key="c").trigger()
+        await nothing_of(ask).options(concurrency_key="c").trigger()
+        refused = await ask.post("/trigger", {"jobName": "nothing", "concurrencyKey": "c"}, headers=as_("a"))
+        assert (refused.status, 'concurrency key "c"' in str(refused.error)) == (409, True)
+
+    run(test, house, auth=OF_TENANTS)
+
+
+def test_t5_the_application_wakes_the_sleeping_run_of_a_tenant(house: House) -> None:
+    async def test(ask: Asking) -> None:
+        approval = ask.handler.app.sleeping("approval")
+        sent = {"jobName": "approval", "input": {"key": "order-7"}}
+        theirs = {name: (await ask.post("/trigger", sent, headers=as_(name))).json["runId"] for name in ("a", "b")}
+        woken = await ask.handler.app.wake(approval.options(tenant=OF_A), "order-7", output=True)
+        assert woken.id == theirs["a"]
+        assert house.sql("select run_id from holdfast_signals") == [(theirs["a"],)]
+
+    run(test, house, auth=OF_TENANTS)
+
+
+@pytest.mark.parametrize("wrong", ["a", {"tenant": 1}, {"no key": "a"}, {"tenant": "a" * 250}])
+def test_t5_a_tenant_that_can_not_be_one_is_refused(wrong: Any) -> None:
+    with pytest.raises(ValidationError, match=r"^tenant: "):
+        Holdfast("sqlite://").register(nothing).options(tenant=wrong)
 
 
 def test_t5_another_tenants_run_is_answered_as_one_that_is_not_there_on_every_route(house: House) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import pydantic
 import typer
+from pydantic_core import from_json
 
 from ..app import Holdfast
 from ..basis.errors import NotFoundError, ValidationError
@@ -141,9 +142,10 @@ def _sleeper(app: Holdfast, place: str, job: str, key: str | None) -> tuple[Slee
     """The sleeping job, and the key of the run that is meant."""
     if key is None:
         run = need(app, job)
-        if run.idempotency_key is None or not isinstance(app.get_job(run.job_name), SleepingJob):
+        known = app.get_job(run.job_name)
+        if run.idempotency_key is None or not isinstance(known, SleepingJob):
             raise ValidationError(f"JOB: run {job} is one of {run.job_name!r}, which is no sleeping job.{_hint(app)}")
-        job, key = run.job_name, run.idempotency_key
+        return (known.options(tenant=from_json(run._row.tenant)) if run._row.tenant else known), run.idempotency_key
     found = app.get_job(job)
     if found is None:
         raise NotFoundError(f"JOB: {place} has no job {job!r}.{_hint(app)}")

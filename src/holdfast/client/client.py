@@ -639,6 +639,8 @@ def _told_of(job: SleepingJob[Any], output: Any) -> Any:
 
 
 def _options_body(options: TriggerOptions) -> dict[str, Any]:
+    if options.tenant:
+        raise ValidationError("tenant: the server says whose a run is, by who asks. Leave it out.")
     body: dict[str, Any] = {
         "idempotencyKey": options.idempotency_key,
         "concurrencyKey": options.concurrency_key,

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from pydantic_core import from_json, to_json
 
+from ..basis.errors import ValidationError
 from ..model.run import Coalesce, NewRun
-from .registry import JobDefinition
+from .registry import JobDefinition, checked_key, checked_labels
 
 R_co = TypeVar("R_co", covariant=True)
+
+#: Characters of a tenant, as it stands in rows.
+LONGEST_TENANT = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,13 @@ class TriggerOptions:
     deadline: int | None = None
     tenant: str = ""
     """Whose it is: labels as JSON, which every run of theirs has. Their keys are apart from those of others."""
+
+    def as_kept(self) -> TriggerOptions:
+        """With the concurrency key of the tenant."""
+        if not self.tenant or self.concurrency_key is None:
+            return self
+        key = key_of_tenant(self.concurrency_key, self.tenant)
+        return replace(self, concurrency_key=checked_key(key, "concurrency_key (with its tenant)"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +91,27 @@ class Call(Generic[R_co]):
             deadline=job.deadline if options.deadline is None else options.deadline,
             tenant=options.tenant,
         )
+
+
+def tenant_text(labels: Mapping[str, str]) -> str:
+    """The tenant whose runs have these labels, as it stands in rows."""
+    return to_json(dict(sorted(labels.items()))).decode() if labels else ""
+
+
+def checked_tenant(labels: object) -> str:
+    """The same of whatever was given; `ValidationError` if these are no labels, or too long."""
+    try:
+        text = tenant_text(checked_labels(labels))
+    except ValidationError as error:
+        raise ValidationError(f"tenant: {error.message}") from None
+    if len(text) > LONGEST_TENANT:
+        raise ValidationError(f"tenant: the labels are longer than {LONGEST_TENANT} characters.")
+    return text
+
+
+def key_of_tenant(key: str | None, tenant: str) -> str | None:
+    """A concurrency key as it stands in rows. The same of two tenants is two: neither waits for the other."""
+    return key if key is None or not tenant else f"{tenant}:{key}"
 
 
 def of_tenant(labels: Mapping[str, str], tenant: str) -> Mapping[str, str]:

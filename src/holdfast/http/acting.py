@@ -21,7 +21,7 @@ from ..engine.arguments import (
     checked_priority,
     checked_text,
 )
-from ..engine.call import Call, TriggerOptions
+from ..engine.call import Call, TriggerOptions, key_of_tenant
 from ..engine.registry import checked_key, checked_labels, checked_name
 from ..engine.validation import asked_at_triggers, encode_object
 from ..job import Job, SleepingJob
@@ -171,19 +171,12 @@ async def _input(job: Job[..., Any], body: Mapping[str, Any]) -> str:
 
 
 def _key_of_tenant(asked: Asked, key: str | None) -> str | None:
-    """The same key of two tenants is two keys: neither waits for the other, or learns of it."""
-    if key is None or not asked.tenant:
-        return key
-    return checked_key(f"{_prefix(asked)}{key}", "concurrencyKey")
-
-
-def _prefix(asked: Asked) -> str:
-    return f"{asked.tenant_text}:"
+    return checked_key(key_of_tenant(key, asked.tenant_text), "concurrencyKey")
 
 
 def taken(asked: Asked, key: str | None, job_name: str) -> ConflictError:
     """That a run of the key waits, in the words of the ancestor; the key as it was sent."""
-    sent = (key or "").removeprefix(_prefix(asked)) if asked.tenant else key
+    sent = (key or "").removeprefix(f"{asked.tenant_text}:") if asked.tenant else key
     return ConflictError(
         f'A pending run already exists for concurrency key "{sent}" in job "{job_name}". '
         "Use coalesce: 'skip' to return the existing run instead."

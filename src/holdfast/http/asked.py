@@ -13,9 +13,10 @@ from pydantic_core import from_json
 from ..basis.errors import StoreError, ValidationError
 from ..basis.text import error_text
 from ..engine.arguments import checked_statuses, checked_text
+from ..engine.call import tenant_text
 from ..engine.registry import checked_labels
 from ..run import Run
-from .auth import Auth, RunScope, called, tenant_text
+from .auth import Auth, RunScope, called
 from .messages import Reject, Request
 from .need import Need
 from .wire import STATUSES, statuses_of

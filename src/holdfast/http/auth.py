@@ -13,17 +13,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypedDict
 
-from pydantic_core import to_json
-
 from ..basis.errors import HoldfastError, StoreError, ValidationError
 from ..basis.text import error_text, shown
-from ..engine.registry import checked_labels
+from ..engine.call import checked_tenant
 from .aside import aside
 from .messages import Reject, Request
 
 #: Seconds that a hook may take.
 PATIENCE = 10.0
-LONGEST_TENANT = 255
 
 
 class RunScope(TypedDict, total=False):
@@ -112,12 +109,5 @@ async def labels_of_tenant(auth: Auth, who: Any) -> dict[str, str]:
     given = await called("tenant", auth.tenant, who)
     if not isinstance(given, Mapping) or not given:
         raise Reject(403, "Forbidden")
-    labels = checked_labels(given)
-    if len(tenant_text(labels)) > LONGEST_TENANT:
-        raise ValidationError("tenant: the labels are too long.")
-    return labels
-
-
-def tenant_text(labels: Mapping[str, str]) -> str:
-    """The tenant as it stands in rows."""
-    return to_json(dict(sorted(labels.items()))).decode() if labels else ""
+    checked_tenant(given)
+    return dict(given)

@@ -47,7 +47,7 @@ class MysqlServer(Store):
         self.limits: Limits = Limits.of(lease, lock_timeout)
         # A clock that is turned by hand must be everybody's.
         self._turned = not isinstance(self.clock, SystemClock)
-        self.tells_time = not self._turned
+        self.tells_time: bool = not self._turned
         self._known: str | None = None
         self._identity: str | None = None
         self._keys_after = ""

@@ -9,7 +9,7 @@ Long because connections, the schema and the verbs that PostgreSQL says otherwis
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -83,7 +83,7 @@ class PostgresStore(PostgresPostponed, PostgresMovable):
         self.limits: Limits = Limits.of(lease, lock_timeout)
         # A clock that is turned by hand must be everybody's.
         self._turned = not isinstance(self.clock, SystemClock)
-        self.tells_time = not self._turned
+        self.tells_time: bool = not self._turned
         self._sql = statements(self.address.schema)
         self._begin = self._q(
             f"select coalesce(max(number), 0), set_config('{TIME}', ({NOW})::text, true)::bigint, "
@@ -309,7 +309,7 @@ class PostgresStore(PostgresPostponed, PostgresMovable):
                         self.say_once(
                             "waiting to migrate: another session (a backup, a long transaction) has a table in use"
                         )
-                        time.sleep(_OTHERS_GO)
+                        SystemClock().wait(threading.Event(), _OTHERS_GO)
                     elif error.sqlstate in _MADE_BY_OTHERS and met < _MIGRATIONS_TRIED:
                         met += 1  # somebody else has just made what we were making: now it can be seen
                     else:
