@@ -52,6 +52,8 @@ class LeaseKeeper:
         self._duration = round(options.lease * 1_000_000)
         self.on_look: Callable[[], None] = _nothing
         """Called in the keeper's thread, some six times within a lease."""
+        self.taken: int = 0
+        """How many leases were taken here so far."""
         self.reset()
 
     def reset(self) -> None:
@@ -72,6 +74,7 @@ class LeaseKeeper:
     # -- holding -----------------------------------------------------------------------------------------------
 
     def hold(self, holder: Holder) -> None:
+        self.taken += 1
         self._holders[holder.lease.run_id] = holder
 
     def release(self, holder: Holder) -> None:

@@ -75,7 +75,7 @@ class Watcher:
         """Runs that we were told of lately, whether or not somebody waited for them."""
         self._all_passed_at = -_PASSED_FOR
         self._at_once, self._counted_at = _AT_ONCE, _steady()
-        self._busy_at = -_PASSED_FOR
+        self._taken, self._busy_at = 0, -_PASSED_FOR
         self.order: Callable[[], ClaimOrder | None] = lambda: None
         """What the worker could claim now; None if it could take nothing."""
         self.found: Callable[[], None] = lambda: None
@@ -204,8 +204,8 @@ class Watcher:
         if self._hub.followed or self._hub.follows_all:
             return _FOLLOWING
         held = self._keeper.held
-        if held:
-            self._busy_at = _steady()
+        if held or self._taken != self._keeper.taken:
+            self._taken, self._busy_at = self._keeper.taken, _steady()
         if self._hub.awaited_elsewhere({holder.lease.run_id for holder in held}):
             return min(self._polling, _WAITING_TOLD) if watch.pace == "told" else _WAITING
         if watch.pace == "looks":
@@ -226,7 +226,6 @@ class Watcher:
     def look(self, connection: Any, news: News = EVERYTHING) -> None:
         """Ask what has changed for those who are here."""
         if news.claimable and (order := self.order()) is not None and self._store.has_claimable(connection, order):
-            self._busy_at = _steady()
             self.found()
         if holders := [holder for holder in self._keeper.held if news.concerns(holder.lease.run_id)]:
             lost = self._store.lost_leases(connection, [holder.lease for holder in holders])
