@@ -135,6 +135,13 @@ def test_signals_and_wakes_arrive(cli: Cli, served: Served) -> None:
     until(lambda: served.app.get_run(other.id).wait(PATIENCE).is_terminal)
 
 
+def test_who_wakes_the_run_of_a_tenant_by_its_id_is_told_that_it_was_another_one(cli: Cli, served: Served) -> None:
+    theirs = approval_of(served.app).options(tenant={"user": "ada"}).trigger("k").wait(PATIENCE)
+    told = cli("-u", served.url, "wake", theirs.id, "--output", "5")
+    assert (told.returncode, f"run {theirs.id} is a tenant's" in told.stderr) == (2, True)
+    assert not served.app.get_run(theirs.id).wait(PATIENCE).is_terminal
+
+
 @pytest.mark.parametrize(
     ("command", "error"),
     [

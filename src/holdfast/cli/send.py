@@ -118,14 +118,20 @@ def wake(
 
 def _wake_there(server: App, job: str, key: str | None, output: str | None, error: str | None) -> Run[Any]:
     """The same by a server, which checks it."""
+    meant = None
     if key is None:
-        run = need(server, job)
+        run = need(server, meant := job)
         if run.idempotency_key is None:
             raise ValidationError(f"JOB: run {job} is one of {run.job_name!r}, which is no sleeping job.")
         job, key = run.job_name, run.idempotency_key
     ours: Any = server
     said: dict[str, Any] = {"error": error} if output is None else {"output": _json(output, "--output")}
     woken: Run[Any] = ours.wake(job, key, **said).wait()
+    if meant not in (None, woken.id):
+        raise ValidationError(
+            f"JOB: run {meant} is a tenant's, whose keys are apart from yours: {woken.id}, of the same key, was woken "
+            "instead. Wake it as that tenant, or with --app."
+        )
     return woken
 
 
