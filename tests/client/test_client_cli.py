@@ -223,3 +223,14 @@ def test_a_server_without_its_scheme_is_told_how_to_write_it(cli: Cli) -> None:
     assert (done.returncode, done.stderr) == (
         2, "holdfast: 'localhost:8322' is no URL. For a server write http://localhost:8322\n",
     )  # fmt: skip
+
+
+def test_what_answers_and_is_no_server_of_ours_has_the_exit_code_of_one_that_is_not_there(cli: Cli) -> None:
+    async def web(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
+        await send({"type": "http.response.body", "body": b'{"a": 1}'})
+
+    with serving(web, lifespan="off") as url:
+        for command in (["runs", "list"], ["runs", "show", "x"], ["runs", "watch", "x"], ["workers"]):
+            done = cli("-u", url, *command)
+            assert (done.returncode, "Is it the URL of a Holdfast server?" in done.stderr) == (5, True), command

@@ -19,7 +19,7 @@ from far import PATIENCE, Served, app_on, asks, holds, import_rows, told, until
 from asking import serving
 from faulty_link import FaultyLink
 from holdfast import Event, Holdfast, NotFoundError, Retry, Step, ValidationError
-from holdfast.client import Client, ServerUnavailable, following
+from holdfast.client import Client, ServerError, ServerUnavailable, following
 from holdfast.engine import resuming
 from holdfast.rules.retry import delay_before
 from house import House
@@ -28,6 +28,9 @@ pytestmark = [
     pytest.mark.sampled("the client: the same on every Python", every=6),
     pytest.mark.elsewhere("the client: it knows the wire only", every=6),
 ]
+
+#: Of the answer to who follows.
+STREAM = {"content-type": "text/event-stream"}
 
 forms = pytest.mark.parametrize("form", ["async", "sync"])
 
@@ -207,8 +210,10 @@ def test_who_was_cut_before_the_end_although_its_place_is_the_end_gets_the_end(f
         asked.append(request.headers.get("last-event-id"))
         if asked == [None]:
             told = "id: 0.1.\n\n" + block("run:progress", "0.1..end", progress={"current": 1})
-            return httpx.Response(200, text=told)
-        return httpx.Response(204) if asked[-1] else httpx.Response(200, text=block("run:complete", "", output=5))
+            return httpx.Response(200, text=told, headers=STREAM)
+        if asked[-1]:
+            return httpx.Response(204)
+        return httpx.Response(200, text=block("run:complete", "", output=5), headers=STREAM)
 
     retry = Retry(2, delay=0.001)
     with Client("http://far", transport=httpx.MockTransport(answer), retry=retry) as client:
@@ -356,3 +361,61 @@ def test_the_blocks_of_a_stream_are_found_in_one_pass_wherever_it_is_cut() -> No
     large = Cut(b"data: " + b"x" * (16 << 20) + b"\n\n", 4096)
     assert len(blocks(large)) == 1
     assert time.process_time() - began < 5
+
+
+@forms
+def test_a_subscription_keeps_the_client_that_nobody_else_holds(form: str, served: Served) -> None:
+    run = served.app.get_job("import-rows").trigger(2).wait(PATIENCE)  # type: ignore[union-attr]
+    seen: list[str] = []
+    if form == "sync":
+        for event in Client(served.url).subscribe(run.id):
+            gc.collect()
+            seen.append(event.type)
+    else:
+
+        async def follow() -> None:
+            async with asyncio.timeout(PATIENCE):
+                async for event in Client(served.url).subscribe(run.id):
+                    gc.collect()
+                    seen.append(event.type)
+
+        asyncio.run(follow())
+    assert seen[-1] == "run:complete"
+
+
+def test_a_client_whose_subscription_is_let_go_is_closed(idle: Served) -> None:
+    run = idle.app.get_job("asks").trigger().wait(PATIENCE)  # type: ignore[union-attr]
+    subscription = Client(idle.url).subscribe(run.id)
+    with contextlib.suppress(TimeoutError):
+        while subscription.next_within(0.1) is not None:
+            pass
+    line = subscription._desk.engine
+    del subscription
+    until(lambda: line._closed)
+
+
+@forms
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (httpx.Response(200, html="<h1>Welcome</h1>"), "the answer is no stream of events"),
+        (httpx.Response(200, json={"a": 1}), "the answer is no stream of events"),
+        (httpx.Response(200, text="data: \n\n", headers=STREAM), "the answer is not one of a Holdfast server"),
+        (httpx.Response(200, text="data: no JSON\n\n", headers=STREAM), "the answer is not one of a Holdfast server"),
+        (httpx.Response(200, text='data: {"a": 1}\n\n', headers=STREAM), "the answer is not one of a Holdfast server"),
+        (httpx.Response(200, text="data: []\n\n", headers=STREAM), "the answer is not one of a Holdfast server"),
+        (httpx.Response(200, text='data: {"type": []}\n\n', headers=STREAM), "is not one of a Holdfast server"),
+    ],
+    ids=["page", "json", "empty", "text", "object", "list", "type"],
+)
+def test_what_is_no_stream_of_ours_is_said_to_be_that_at_once(form: str, answer: httpx.Response, error: str) -> None:
+    asked: list[httpx.Request] = []
+
+    def told_once(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return answer
+
+    client = Client("http://far", transport=httpx.MockTransport(told_once))
+    with client, pytest.raises(ServerError, match=f"GET http://far/run/events: .*{error}.*Is it the URL") as refused:
+        followed(form, client, "1")
+    assert (refused.value.answered, len(asked)) == (200, 1)

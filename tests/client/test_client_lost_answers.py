@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ from holdfast import (
     StoreUnavailable,
     ValidationError,
 )
-from holdfast.client import Client, Refused, ServerError, ServerUnavailable
+from holdfast.client import Client, Refused, ServerError, ServerUnavailable, line
 from holdfast.http import Auth, Reject
 from house import House
 
@@ -325,3 +326,104 @@ def test_who_is_not_known_is_refused_and_who_is_sees_their_own_runs(house: House
         assert refused.value.answered == 401
         with pytest.raises(Refused):
             next(eve.subscribe(run.id))
+
+
+@forms
+def test_a_pause_that_a_server_asks_for_is_no_longer_than_the_retry_allows(
+    form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+
+    async def rest(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(line, "_sleep", rest)
+    for retry, pause in ((Retry(2, delay=0.05), 0.05), (Retry(2, delay=0.05, factor=2), 0.1),
+                         (Retry(2, delay=0.05, factor=0.5), 0.05), (Retry(2), 0.0), (Retry(2, max_delay=8), 8.0),
+                         (Retry(2, max_delay=3600), 60.0)):  # fmt: skip
+        server = Answering(said(503, **{"retry-after": "3600"}))
+        with server.client(retry=retry) as client, pytest.raises(ServerUnavailable) as refused:
+            told(form, client.get_jobs)
+        assert (pauses, refused.value.retry_after) == ([pause, pause], 60.0), retry
+        pauses.clear()
+
+
+#: What answers as if all were well, and is no server of ours.
+FOREIGN: list[Any] = [{"a": 1}, [], [{"a": 1}], {}, None, 5, "text", {"runs": [{}], "success": False}, {"runs": 5}]
+
+
+@pytest.mark.parametrize("document", FOREIGN, ids=repr)
+def test_json_that_is_none_of_ours_is_said_to_be_that_by_every_verb(document: Any) -> None:
+    verbs: list[tuple[str, Callable[[Client], Any]]] = [
+        ("/jobs", lambda client: client.get_jobs().wait(PATIENCE)),
+        ("/jobs", lambda client: client.job("a").trigger(1).wait(PATIENCE)),
+        ("/runs/trigger", lambda client: client.job(import_rows).trigger(1).wait(PATIENCE)),
+        ("/runs/trigger", lambda client: client.job(import_rows).run(1).wait(PATIENCE)),
+        ("/run/record", lambda client: client.get_run("x").wait(PATIENCE)),
+        ("/run/record", lambda client: client.wait_for_run("x").wait(PATIENCE)),
+        ("/runs/records", lambda client: client.get_runs().wait(PATIENCE)),
+        ("/run/children", lambda client: client.get_runs(parent="x").wait(PATIENCE)),
+        ("/run/steps", lambda client: client.get_steps("x").wait(PATIENCE)),
+        ("/run/logs", lambda client: client.get_logs("x").wait(PATIENCE)),
+        ("/retrigger", lambda client: client.retrigger("x").wait(PATIENCE)),
+        ("/cancel", lambda client: client.cancel("x").wait(PATIENCE)),
+        ("/run", lambda client: client.delete_run("x").wait(PATIENCE)),
+        ("/signal", lambda client: client.send_signal("x", "a").wait(PATIENCE)),
+        ("/wake", lambda client: client.wake("a", "k", output=1).wait(PATIENCE)),
+        ("/runs/cancel", lambda client: client.cancel_runs().wait(PATIENCE)),
+        ("/workers", lambda client: client.workers().wait(PATIENCE)),
+        ("/stats", lambda client: client.stats().wait(PATIENCE)),
+    ]
+    for path, ask in verbs:
+        if document == [] and path in ("/jobs", "/run/steps", "/run/logs", "/workers"):
+            continue  # there may be none
+        server = Answering(httpx.Response(200, content=json.dumps(document)))
+        said_so = rf"far/base{path}: the answer is not one of a Holdfast server\. Is it the URL of a Holdfast server\?"
+        with server.client() as client, pytest.raises(ServerError, match=said_so) as refused:
+            ask(client)
+        assert (refused.value.answered, len(server.asked)) == (200, 1)
+
+
+def test_an_error_of_whoever_gives_the_headers_is_none_of_the_server() -> None:
+    def headers() -> dict[str, str]:
+        raise KeyError("TOKEN")
+
+    server = Answering(httpx.Response(200, json=[]))
+    with server.client(headers=headers) as client, pytest.raises(KeyError, match="TOKEN"):
+        client.get_jobs().wait(PATIENCE)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize(
+    ("location", "url"),
+    [
+        ("https://far/base/runs/records?most=100", "https://far/base"),
+        ("/new/runs/records", "http://far/new"),
+        ("https://ada:sesame@far/base/runs/records", "https://far/base"),
+        ("https://far/login?next=%2Fbase", "https://far/login"),
+    ],
+)
+def test_a_redirect_says_where_it_points_and_what_to_give_as_url(status: int, location: str, url: str) -> None:
+    server = Answering(httpx.Response(status, headers={"location": location}))
+    with server.client() as client, pytest.raises(ServerError) as refused:
+        client.get_runs().wait(PATIENCE)
+    assert f"the server answered {status}" in str(refused.value)
+    assert str(refused.value).endswith(f"give its url: url='{url}'.")
+    assert (refused.value.answered, "sesame" in str(refused.value)) == (status, False)
+
+
+def test_a_redirect_to_nowhere_is_said_to_be_one() -> None:
+    for headers in ({}, {"location": "http://["}):
+        server = Answering(httpx.Response(302, headers=headers))
+        with server.client() as client, pytest.raises(ServerError, match=r"the server answered 302\.$"):
+            client.get_runs().wait(PATIENCE)
+
+
+def test_a_client_that_nobody_holds_answers_what_was_asked_of_it(idle: Served) -> None:
+    run = idle.app.get_job("asks").trigger().wait(PATIENCE)  # type: ignore[union-attr]
+    assert len(Client(idle.url).get_jobs().wait(PATIENCE)) > 1
+    assert Client(idle.url).get_steps(run.id).wait(PATIENCE) == []
+    assert Client(idle.url).get_logs(run.id).wait(PATIENCE) == []
+    assert [worker.id for worker in Client(idle.url).workers().wait(PATIENCE)] == []
+    assert Client(idle.url).stats().wait(PATIENCE).uptime > 0
+    assert Client(idle.url).cancel_runs().wait(PATIENCE).done == {run.id: run.id}

@@ -201,6 +201,14 @@ def test_by_its_name_a_job_gets_nothing_that_would_arrive_as_something_else(
     assert idle.client.get_runs().wait(PATIENCE) == []
 
 
+def test_a_number_that_is_none_is_refused_with_the_word_for_those_that_are(idle: Served) -> None:
+    for number in (float("nan"), float("inf")):
+        with pytest.raises(
+            ValidationError, match=r"^Invalid input: value: .* Give texts, finite numbers, lists and dicts"
+        ):
+            idle.client.job("anything").trigger(number).wait(PATIENCE)
+
+
 def test_by_its_name_a_job_gets_what_json_tells_as_it_is(served: Served) -> None:
     value = {"a": [None, True, 2**60, -0.0, 1e300, "\u00e4", {"": []}], "b": {}}
     assert served.client.job("anything").run(value).wait(PATIENCE) == value

@@ -23,7 +23,7 @@ from holdfast import (
     Step,
     ValidationError,
 )
-from holdfast.client import Client, remote_job
+from holdfast.client import Client, ServerUnavailable, remote_job
 from house import House
 
 pytestmark = [
@@ -323,4 +323,41 @@ def test_the_headers_of_the_client_go_along(here: Holdfast) -> None:
     client = Client("http://far", headers={"Authorization": "Bearer a"}, transport=httpx.MockTransport(answer))
     here.register(remote_job(client, import_rows)).trigger_and_wait(1).wait(PATIENCE)
     assert asked == ["Bearer a"]
+    client.close().wait(PATIENCE)
+
+
+@pytest.mark.parametrize("failure", ["refused", "retry-after"])
+def test_a_step_without_an_answer_raises_what_the_client_raises_now_and_at_each_replay(
+    failure: str, here: Holdfast
+) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if failure == "refused":
+            raise httpx.ConnectError("nobody listens")
+        return httpx.Response(503, json={"error": "not now"}, headers={"retry-after": "7"})
+
+    client = Client("http://far", transport=httpx.MockTransport(answer), retry=Retry(0))
+    caught: list[ServerUnavailable] = []
+
+    async def ask() -> None:
+        await client.get_runs()
+
+    @here.job(retry=Retry(1))
+    async def asking(step: Step) -> None:
+        try:
+            await step.run("ask", ask)
+        except ServerUnavailable as error:
+            caught.append(error)
+            raise
+
+    run = asking.trigger_and_wait().wait(PATIENCE)
+    assert (run.error_type, len(caught)) == ("ServerUnavailable", 2)
+    told = [(error.answered, error.is_unsent, error.retry_after) for error in caught]
+    assert told == [(None, True, 0.0) if failure == "refused" else (503, False, 7.0)] * 2
+    client.close().wait(PATIENCE)
+
+
+def test_an_answer_that_is_none_of_a_server_fails_as_that(here: Holdfast) -> None:
+    client = Client("http://far", transport=httpx.MockTransport(lambda _: httpx.Response(200, json={"a": 1})))
+    run = here.register(remote_job(client, import_rows)).trigger_and_wait(1).wait(PATIENCE)
+    assert (run.error_type, "Is it the URL of a Holdfast server" in str(run.error)) == ("ServerError", True)
     client.close().wait(PATIENCE)

@@ -9,11 +9,11 @@ Long because there is a verb for each of the app's that a server answers.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
 from pydantic_core import from_json, to_json
 
@@ -34,11 +34,11 @@ from ..engine.wait_kinds import sent_text
 from ..http.wire import camel
 from ..job import Job, SleepingJob, handle
 from ..model.retry import Retry
-from ..model.run import Disposition, RunStatus
+from ..model.run import Disposition, RunRow, RunStatus
 from ..model.worker import WorkerRecord
 from ..run import LogLine, OnLog, OnProgress, Run, StepRecord, Told, result, telling
 from . import documents
-from .documents import Acted, JobInfo, run_row
+from .documents import Acted, JobInfo
 from .following import Desk, RemoteSubscription
 from .line import Headers, Line, Params
 from .named import AnyJob, NamedCall, NamedJob, with_key
@@ -92,7 +92,7 @@ class Client:
         self._desk = Desk(self._engine)
         self._known: dict[str, JobDefinition] = {}
         self._infos: dict[str, JobInfo] = {}
-        # The thread knows the line only: so a client that is forgotten is closed.
+        # The thread knows the line only: so a client that is forgotten is closed. What is under way keeps it till then.
         self._finalizer = weakref.finalize(self, Line.close, self._engine)
 
     def __repr__(self) -> str:
@@ -124,16 +124,17 @@ class Client:
 
     def get_jobs(self) -> Reply[list[JobInfo]]:
         """The jobs of the server, with their parameters and schemas."""
-        line = self._engine
-        return line.lazily("jobs", lambda: line.get("/jobs"), lambda found: [documents.job_info(one) for one in found])
+        return self._engine.lazily("jobs", self._jobs)
 
     def _get_info(self, name: str) -> Reply[JobInfo]:
         return self._engine.lazily(f"job {name}", lambda: self._info(name))
 
+    async def _jobs(self, retry: Retry | None = None) -> list[JobInfo]:
+        return await self._engine.get("/jobs", read=documents.listed(documents.job_info), retry=retry)
+
     async def _info(self, name: str, retry: Retry | None = None) -> JobInfo:
         if name not in self._infos:
-            for one in await self._engine.get("/jobs", retry=retry):
-                info = documents.job_info(one)
+            for info in await self._jobs(retry):
                 self._infos[info.name] = info
                 self._infos.setdefault(info.key, info)
         if name not in self._infos:
@@ -183,18 +184,17 @@ class Client:
                     sleeping[index] = info.is_sleeping
                 assert body is not None
                 sent.append(body | _options_body(with_key(call.options, keys[index])))
-            return await line.ask("POST", "/runs/trigger", body={"calls": sent}, is_safe=True, retry=retry)
+            read = documents.triggered(len(sent))
+            return await line.ask("POST", "/runs/trigger", body={"calls": sent}, read=read, is_safe=True, retry=retry)
 
-        def made(answer: Any) -> R:
+        def made(answer: list[tuple[RunRow, Disposition]]) -> R:
             runs = []
-            for index, one in enumerate(answer["runs"]):
-                call = calls[index]
+            for (row, said), call, sleeps in zip(answer, calls, sleeping, strict=True):
                 # By a key of ours nobody else asks: the run is this call's own, whose first answer was lost.
-                is_own = not call.options.idempotency_key and not sleeping[index]
-                said = cast("Disposition", one["disposition"])
+                is_own = not call.options.idempotency_key and not sleeps
                 disposition: Disposition = "created" if is_own and said == "idempotent" else said
-                definition = call.job if isinstance(call, Call) else self._known.get(one["run"]["jobName"])
-                runs.append(Run[Any](self, run_row(one["run"]), definition, disposition))
+                definition = call.job if isinstance(call, Call) else self._known.get(row.job_name)
+                runs.append(Run[Any](self, row, definition, disposition))
             return convert(runs)
 
         return line.asked(what, work, made)
@@ -222,7 +222,7 @@ class Client:
             run = await triggered
             if run.is_terminal:
                 return run
-            return Run[Any](self, run_row(await ended(line, run.id)), run._job, run.disposition)
+            return Run[Any](self, await ended(line, run.id), run._job, run.disposition)
 
         return FarReply(line, what, work, convert, None)
 
@@ -239,14 +239,14 @@ class Client:
         params = [("runId", checked_text(run_id, "run id")), ("idempotencyKey", key)]
 
         async def work() -> Any:
-            made = await self._of_run(run_id, line.ask("POST", "/retrigger", params, is_safe=True))
-            return await record(line, made["runId"])
+            asking = line.ask("POST", "/retrigger", params, read=documents.run_id, is_safe=True)
+            return await record(line, await self._of_run(run_id, asking))
 
-        return line.asked(f"retrigger of {run_id}", work, lambda document: self._seen(document))
+        return line.asked(f"retrigger of {run_id}", work, lambda row: self._seen(row))
 
     # -- one run -----------------------------------------------------------------------------------------------
 
-    async def _of_run(self, run_id: str, asking: Any) -> Any:
+    async def _of_run(self, run_id: str, asking: Awaitable[R]) -> R:
         try:
             return await asking
         except NotFoundError as error:
@@ -262,10 +262,11 @@ class Client:
         line = self._engine
 
         async def work() -> Any:
-            await self._of_run(run_id, line.ask("POST", "/cancel", [("runId", run_id)], is_safe=False))
+            asking = line.ask("POST", "/cancel", [("runId", run_id)], read=documents.success, is_safe=False)
+            await self._of_run(run_id, asking)
             return await record(line, run_id)
 
-        return line.asked(f"cancel of {run_id}", work, lambda document: self._seen(document, job))
+        return line.asked(f"cancel of {run_id}", work, lambda row: self._seen(row, job))
 
     def delete_run(self, run_id: str) -> Reply[None]:
         """Delete an ended run with its steps, logs and labels. See `Holdfast.delete_run`."""
@@ -273,7 +274,7 @@ class Client:
         params = [("runId", checked_text(run_id, "run id"))]
 
         async def work() -> None:
-            await self._of_run(run_id, line.ask("DELETE", "/run", params, is_safe=False))
+            await self._of_run(run_id, line.ask("DELETE", "/run", params, read=documents.success, is_safe=False))
 
         return line.asked(f"delete of {run_id}", work)
 
@@ -293,7 +294,8 @@ class Client:
         params = [("runId", checked_text(run_id, "run id"))]
 
         async def work() -> None:
-            await self._of_run(run_id, line.ask("POST", "/signal", params, body, is_safe=True))
+            asking = line.ask("POST", "/signal", params, body, read=documents.success, is_safe=True)
+            await self._of_run(run_id, asking)
 
         return line.asked(f"signal to {run_id}", work)
 
@@ -314,10 +316,9 @@ class Client:
             body["error"] = fit(error) if isinstance(error, BaseException) else error
 
         async def work() -> Any:
-            woken = await line.ask("POST", "/wake", body=body, is_safe=True)
-            return await record(line, woken["runId"])
+            return await record(line, await line.ask("POST", "/wake", body=body, read=documents.run_id, is_safe=True))
 
-        return line.asked(f"wake of {body['jobName']} {key}", work, lambda document: self._seen(document))
+        return line.asked(f"wake of {body['jobName']} {key}", work, lambda row: self._seen(row))
 
     def get_run(self, run_id: str) -> Reply[Run[Any] | None]:
         """The run; None if there is none."""
@@ -335,14 +336,14 @@ class Client:
 
         async def work() -> Any:
             try:
-                document = await record(line, run_id)
+                row = await record(line, run_id)
             except NotFoundError:
                 return None
-            if name is not None and document["jobName"] != name:
+            if name is not None and row.job_name != name:
                 # It may be known by the name of its function.
                 info = self._infos.get(name)
-                return document if info is not None and info.name == document["jobName"] else None
-            return document
+                return row if info is not None and info.name == row.job_name else None
+            return row
 
         return line.lazily(f"run {run_id}", work, lambda found: None if found is None else self._seen(found))
 
@@ -350,16 +351,15 @@ class Client:
         line = self._engine
         return line.lazily(f"run {run_id}", lambda: record(line, run_id), lambda found: self._seen(found, job))
 
-    def _seen(self, document: Mapping[str, Any], job: JobDefinition | None = None) -> Run[Any]:
-        return Run(self, run_row(document), job or self._known.get(document["jobName"]))
+    def _seen(self, row: RunRow, job: JobDefinition | None = None) -> Run[Any]:
+        return Run(self, row, job or self._known.get(row.job_name))
 
     def get_steps(self, run_id: str) -> Reply[list[StepRecord]]:
         """The steps of a run, in the order in which they were started. Tracebacks stay with the server."""
         line, params = self._engine, [("runId", checked_text(run_id, "run id"))]
         return line.lazily(
             f"steps of {run_id}",
-            lambda: self._of_run(run_id, line.get("/run/steps", params)),
-            lambda found: [documents.step_record(one) for one in found],
+            lambda: self._of_run(run_id, line.get("/run/steps", params, read=documents.listed(documents.step_record))),
         )
 
     def get_logs(self, run_id: str, *, after: int = 0, limit: int | None = None) -> Reply[list[LogLine]]:
@@ -368,19 +368,20 @@ class Client:
         checked_text(run_id, "run id")
         checked_count(after, "after")
 
-        async def work() -> list[Any]:
-            found: list[Any] = []
+        async def work() -> list[LogLine]:
+            found: list[LogLine] = []
             last = after
             while left is None or len(found) < left:
                 params: Params = [("runId", run_id), ("after", last)]
-                page = await self._of_run(run_id, line.get("/run/logs", params))
+                asking = line.get("/run/logs", params, read=documents.listed(documents.log_line))
+                page = await self._of_run(run_id, asking)
                 if not page:
                     break
                 found += page
-                last = page[-1]["id"]
+                last = page[-1].id
             return found[:left]
 
-        return line.lazily(f"log of {run_id}", work, lambda found: [documents.log_line(one) for one in found])
+        return line.lazily(f"log of {run_id}", work)
 
     # -- many runs ---------------------------------------------------------------------------------------------
 
@@ -422,8 +423,8 @@ class Client:
         skipped = 0 if parent is None else offset
         enough = None if most is None else skipped + most
 
-        async def work() -> list[Any]:
-            found: list[Any] = []
+        async def work() -> list[RunRow]:
+            found: list[RunRow] = []
             place = start
             while enough is None or len(found) < enough:
                 wanted = _PAGE if enough is None else min(_PAGE, enough - len(found))
@@ -433,11 +434,11 @@ class Client:
                 if parent is None:
                     if not found and offset:
                         params.append(("offset", offset))
-                    page = await line.get("/runs/records", params)
+                    page, place = await line.get("/runs/records", params, read=documents.page)
                 else:
-                    page = await self._of_run(parent, line.get("/run/children", params))
-                found += page["runs"]
-                place = page["nextBefore"]
+                    asking = line.get("/run/children", params, read=documents.page)
+                    page, place = await self._of_run(parent, asking)
+                found += page
                 if place is None:
                     break
             return found[skipped:enough]
@@ -485,11 +486,11 @@ class Client:
             while left is None or left > 0:
                 wanted = _PAGE if left is None else min(_PAGE, left)
                 params = [*fixed, ("most", wanted), *([] if place is None else [("before", place)])]
-                page = await line.ask("POST", path, params, is_safe=key is not None)
-                done |= {one["runId"]: one.get("newRunId", one["runId"]) for one in page["done"]}
-                refused |= {one["runId"]: one["error"] for one in page["refused"]}
+                asking = self._engine.ask("POST", path, params, read=documents.acted, is_safe=key is not None)
+                page, place = await asking
+                done |= page.done
+                refused |= page.refused
                 left = None if most is None else most - len(done) - len(refused)
-                place = page["nextBefore"]
                 if place is None:
                     break
             return Acted(done, refused)
@@ -513,13 +514,13 @@ class Client:
         self, run_id: str, job: JobDefinition | None, timeout: float | None, told: Told = None
     ) -> Reply[Run[Any]]:
         what = f"end of run {checked_text(run_id, 'run id')}"
-        return self._ended(run_id, what, timeout, told, lambda document: self._seen(document, job))
+        return self._ended(run_id, what, timeout, told, lambda row: self._seen(row, job))
 
     def _result_of(
         self, run_id: str, job: JobDefinition | None, timeout: float | None, told: Told = None
     ) -> Reply[Any]:
         what = f"result of run {run_id}"
-        return self._ended(run_id, what, timeout, told, lambda document: result(self._seen(document, job)))
+        return self._ended(run_id, what, timeout, told, lambda row: result(self._seen(row, job)))
 
     def _ended(
         self, run_id: str, what: str, timeout: float | None, told: Told, convert: Callable[[Any], R]
@@ -534,19 +535,16 @@ class Client:
         A connection that is cut is made again, and nothing is missing or told twice. `ServerUnavailable` if that does
         not succeed in as many tries as `patience` says. A slow reader is waited for.
         """
-        return RemoteSubscription(self._desk, checked_text(run_id, "run id"))
+        return RemoteSubscription(self._desk, checked_text(run_id, "run id"), self)
 
     def workers(self) -> Reply[list[WorkerRecord]]:
         """Who executes runs of the server's database, in whatever process, and which."""
-        line = self._engine
-        return line.lazily(
-            "workers", lambda: line.get("/workers"), lambda found: [documents.worker_record(one) for one in found]
-        )
+        read = documents.listed(documents.worker_record)
+        return self._engine.lazily("workers", lambda: self._engine.get("/workers", read=read))
 
     def stats(self) -> Reply[Stats]:
         """How the process that answers is doing."""
-        line = self._engine
-        return line.lazily("stats", lambda: line.get("/stats"), documents.stats)
+        return self._engine.lazily("stats", lambda: self._engine.get("/stats", read=documents.stats))
 
     # -- life --------------------------------------------------------------------------------------------------
 

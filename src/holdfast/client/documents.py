@@ -1,12 +1,15 @@
-"""From the documents of the wire to what the library shows: the inverse of `http.wire`."""
+"""From the documents of the wire to what the library shows: the inverse of `http.wire`.
+
+Called by `Line.read`: what is missing in a document, or of another type, may raise whatever comes of it.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from pydantic_core import to_json
 
@@ -15,9 +18,11 @@ from ..basis.codec import marked
 from ..commit.tally import Spread
 from ..engine.stats import Stats, VerbStats
 from ..model.event import Event
-from ..model.run import RunRow
+from ..model.run import Disposition, RunRow
 from ..model.worker import HeldRun, WorkerRecord
 from ..run import LogLine, StepAttempt, StepRecord
+
+T = TypeVar("T")
 
 _LARGE = re.compile("[A-Z]")
 
@@ -47,6 +52,67 @@ class Acted:
     """By id those that did not allow it, and why."""
 
 
+def listed(read: Callable[[Any], T]) -> Callable[[Any], list[T]]:
+    """Reads a list of such documents."""
+
+    def read_all(document: Any) -> list[T]:
+        if not isinstance(document, list):  # an object has keys to go through, too
+            raise TypeError
+        return [read(one) for one in document]
+
+    return read_all
+
+
+def text(value: Any) -> str:
+    """A text, and nothing else."""
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def text_if(value: Any) -> str | None:
+    """The same; None stays None."""
+    return None if value is None else text(value)
+
+
+def success(document: Any) -> None:
+    """What was asked has been done, and there is nothing more to say."""
+    if document["success"] is not True:
+        raise ValueError
+
+
+def run_id(document: Any) -> str:
+    """The id of the run that was made, or woken."""
+    success(document)
+    return text(document["runId"])
+
+
+def page(document: Any) -> tuple[list[RunRow], str | None]:
+    """Runs, and what to give as `before` for the next ones."""
+    return listed(run_row)(document["runs"]), text_if(document["nextBefore"])
+
+
+def triggered(many: int) -> Callable[[Any], list[tuple[RunRow, Disposition]]]:
+    """Reads the runs of so many calls, and what each call did."""
+
+    def read(document: Any) -> list[tuple[RunRow, Disposition]]:
+        made: list[tuple[RunRow, Disposition]] = [
+            (run_row(one["run"]), cast("Disposition", text(one["disposition"]))) for one in document["runs"]
+        ]
+        if len(made) != many:
+            raise ValueError
+        return made
+
+    return read
+
+
+def acted(document: Any) -> tuple[Acted, str | None]:
+    """What became of a page of runs, and what to give as `before` for the next ones."""
+    done = {text(one["runId"]): text(one.get("newRunId", one["runId"])) for one in document["done"]}
+    refused = {text(one["runId"]): text(one["error"]) for one in document["refused"]}
+    return Acted(done, refused), text_if(document["nextBefore"])
+
+
 def snake(name: str) -> str:
     """The name in Python: `jobName` is `job_name`."""
     return _LARGE.sub(lambda found: f"_{found[0].lower()}", name)
@@ -66,13 +132,17 @@ def _micros(text: str | None) -> int | None:
     return None if text is None else from_datetime(datetime.fromisoformat(text))
 
 
+def _labels(value: Any) -> dict[str, str]:
+    return {text(key): text(one) for key, one in value.items()}
+
+
 def _json(value: Any) -> str:
     return to_json(value).decode()
 
 
 def run_row(document: Mapping[str, Any]) -> RunRow:
     """The row that a run is shown by. What the wire does not tell is empty in it."""
-    output, text = document["output"], document["outputText"]
+    output, output_text = document["output"], document["outputText"]
     completed = document["state"] == "completed"
     error = document["error"]
     created, run_at, updated = (_micros(document[key]) for key in ("createdAt", "runAt", "updatedAt"))
@@ -80,9 +150,9 @@ def run_row(document: Mapping[str, Any]) -> RunRow:
     assert run_at is not None
     assert updated is not None
     return RunRow(
-        id=document["id"],
-        job_name=document["jobName"],
-        status=document["state"],
+        id=text(document["id"]),
+        job_name=text(document["jobName"]),
+        status=text(document["state"]),
         queue=document["queue"],
         priority=document["priority"],
         run_at=run_at,
@@ -109,12 +179,12 @@ def run_row(document: Mapping[str, Any]) -> RunRow:
         idempotency_key=document["idempotencyKey"],
         concurrency_key=document["concurrencyKey"],
         tenant="",
-        labels=_json(document["labels"]),
+        labels=_json(_labels(document["labels"])),
         codec=None,
         trace=None,
         input=document["inputText"] or _json(document["input"]),
         # None is an output, too; a run that has not completed has none.
-        output=text if text is not None else _json(output) if completed or output is not None else None,
+        output=output_text if output_text is not None else _json(output) if completed or output is not None else None,
         error=None if error is None else marked(error),
         error_type=document["errorType"],
         progress=None if document["progress"] is None else _json(document["progress"]),
@@ -182,13 +252,13 @@ def worker_record(document: Mapping[str, Any]) -> WorkerRecord:
 def job_info(document: Mapping[str, Any]) -> JobInfo:
     """A job."""
     return JobInfo(
-        name=document["name"],
-        key=document["key"],
+        name=text(document["name"]),
+        key=text(document["key"]),
         is_sleeping=document["isSleeping"],
         parameters=tuple(document["parameters"]),
         takes_model=document["takesModel"],
-        input_schema=document["inputSchema"],
-        output_schema=document["outputSchema"],
+        input_schema=dict(document["inputSchema"]),
+        output_schema=dict(document["outputSchema"]),
     )
 
 
@@ -223,11 +293,11 @@ def event(document: Mapping[str, Any]) -> Event:
     if data.get("lease_expires_at") is not None:
         data["lease_expires_at"] = when(data["lease_expires_at"])
     return Event(
-        document["type"],
+        text(document["type"]),
         when(document["timestamp"]),
         document["sequence"],
         document["runId"],
         document["jobName"],
-        cast("dict[str, str]", document["labels"]),
+        _labels(document["labels"]),
         data,
     )

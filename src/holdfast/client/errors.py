@@ -28,6 +28,7 @@ from ..basis.text import clean
 
 #: With these nothing is wrong that time, or another try, can't mend.
 NOT_NOW = frozenset({408, 429, 502, 503, 504})
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 #: Of an answer that explains itself.
 _LONGEST = 2000
 _KINDS: dict[int, type[HoldfastError]] = {
@@ -41,14 +42,21 @@ _KINDS: dict[int, type[HoldfastError]] = {
 class ServerUnavailable(StoreUnavailable):
     """The server does not answer now; what was asked has not been acknowledged. Try again later."""
 
-    def __init__(self, message: str | None = None, answered: int | None = None) -> None:
+    def __init__(
+        self,
+        message: str | None = None,
+        answered: int | None = None,
+        is_unsent: bool = False,
+        retry_after: float = 0.0,
+    ) -> None:
         super().__init__(message)
-        self.args: tuple[Any, ...] = (self.message, answered)
+        # All of them: an error of a step is kept as its args, and is another one if they don't make it again.
+        self.args: tuple[Any, ...] = (self.message, answered, is_unsent, retry_after)
         self.answered: int | None = answered
         """The HTTP status of its answer; None: there was none."""
-        self.is_unsent: bool = False
+        self.is_unsent: bool = is_unsent
         """Nothing of the request has reached the server."""
-        self.retry_after: float = 0.0
+        self.retry_after: float = retry_after
         """Seconds that the server wants to be left alone."""
 
 
@@ -74,13 +82,14 @@ class ServerError(HoldfastError):
         """The HTTP status of its answer; None: the answer could not be read."""
 
 
-def error_of(status: int, body: bytes, place: str, retry_after: str | None = None) -> HoldfastError:
-    """What an answer without success means. `place` says what was asked, for people."""
+def error_of(
+    status: int, body: bytes, place: str, retry_after: str | None = None, points_to: str | None = None
+) -> HoldfastError:
+    """What an answer without success means. `place` says what was asked, for people; `points_to` is for a redirect."""
     said = _said(body)
     if status in NOT_NOW:
-        error = ServerUnavailable(said or f"{place}: the server answered {status}.", status)
-        error.retry_after = _seconds(retry_after)
-        return error
+        text = said or f"{place}: the server answered {status}."
+        return ServerUnavailable(text, status, retry_after=_seconds(retry_after))
     if status in (401, 403):
         return Refused(f"{place}: the server answered {status}{f': {said}' if said else '.'}", status)
     kind = _KINDS.get(status)
@@ -89,7 +98,19 @@ def error_of(status: int, body: bytes, place: str, retry_after: str | None = Non
         return kind(said)
     if status == 404:
         return ServerError(f"{place}: there is no such route. Is it the URL of a Holdfast server, with its path?", 404)
+    if status in _REDIRECTS and points_to:
+        # Nobody follows it: the headers that say who asks would go to wherever it points.
+        return ServerError(
+            f"{place}: the server answered {status}, and that it is at {points_to}. If that is a Holdfast server, "
+            f"give its url: url={points_to!r}.",
+            status,
+        )
     return ServerError(f"{place}: the server answered {status}{f': {said}' if said else ''}.", status)
+
+
+def no_answer_of_ours(place: str, what: str = "the answer is not one of a Holdfast server") -> ServerError:
+    """Something answers there as if all were well, but no server of ours."""
+    return ServerError(f"{place}: {what}. Is it the URL of a Holdfast server?", 200)
 
 
 def _said(body: bytes) -> str | None:

@@ -24,7 +24,7 @@ from ..engine.trail import LAST
 from ..model.event import Event
 from .documents import event
 from .errors import ServerError, ServerUnavailable
-from .line import LOST, Line, unanswered
+from .line import LOST, Line, read_by, unanswered
 
 if TYPE_CHECKING:
     import httpx
@@ -65,7 +65,7 @@ def _frame(block: bytes) -> Frame:
     id = data = None
     for line in block.split(b"\n"):
         if line.startswith(b"id: "):
-            id = line[4:].decode()
+            id = line[4:].decode(errors="replace")  # no place of ours has such letters
         elif line.startswith(b"data: "):
             data = line[6:]
     return Frame(id, data)
@@ -119,6 +119,7 @@ async def follow(line: Line, run_id: str, give: Callable[[Event], Awaitable[None
     failures = 0
     begun = False
     params: list[tuple[str, str | int]] = [("runId", run_id)]
+    what = f"GET {line!r}{PATH}"
     while True:
         try:
             begins = True
@@ -126,7 +127,7 @@ async def follow(line: Line, run_id: str, give: Callable[[Event], Awaitable[None
             async with line.stream(PATH, given, where.place) as response:
                 if response is None:
                     if where.place is None:
-                        raise ServerError(f"GET {line!r}{PATH}: the stream is none of a Holdfast server.", 204)
+                        raise ServerError(f"{what}: the stream is none of a Holdfast server.", 204)
                     # The run has ended, and that was not told here: asked for how it stands, the server tells its end.
                     where = _Where()
                     continue
@@ -134,7 +135,7 @@ async def follow(line: Line, run_id: str, give: Callable[[Event], Awaitable[None
                 async for frame in frames(response):
                     failures = 0
                     if frame.data is not None:
-                        told = event(from_json(frame.data))
+                        told = read_by(_event, frame.data, what)
                         if told.type == "run:progress":
                             again, progress = begins and progress == told.data, told.data
                             begins = False
@@ -146,7 +147,7 @@ async def follow(line: Line, run_id: str, give: Callable[[Event], Awaitable[None
                             if told.type in LAST:
                                 return
                     where.goes_to(frame.id)
-            raise ServerUnavailable(f"GET {line!r}{PATH}: the stream has ended before the run.")
+            raise ServerUnavailable(f"{what}: the stream has ended before the run.")
         except NotFoundError as error:
             if not begun:
                 raise _named(error, run_id) from None
@@ -160,8 +161,12 @@ async def follow(line: Line, run_id: str, give: Callable[[Event], Awaitable[None
             if failures > retries:
                 if isinstance(error, ServerUnavailable):
                     raise
-                raise unanswered(error, f"GET {line!r}{PATH}") from None
+                raise unanswered(error, what) from None
             await line.rest(failures, getattr(error, "retry_after", 0.0), line.patience)
+
+
+def _event(data: bytes) -> Event:
+    return event(from_json(data))
 
 
 def _named(error: NotFoundError, run_id: str) -> NotFoundError:
@@ -235,9 +240,11 @@ class RemoteSubscription(Subscription):
     A slow reader is waited for: nothing is dropped.
     """
 
-    __slots__ = ("_ending",)
+    __slots__ = ("_client", "_ending")
 
-    def __init__(self, desk: Desk, run_id: str) -> None:
+    def __init__(self, desk: Desk, run_id: str, client: object = None) -> None:
+        # A client that nobody holds is closed, and `for event in Client(url).subscribe(id)` holds this alone.
+        self._client = client
         # Not that of the class above: there is no database to look at.
         self.run_id: str = run_id
         self.dropped: int = 0

@@ -17,7 +17,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from pydantic_core import from_json, to_json
 
@@ -26,12 +26,12 @@ from ..basis.clock import Clock, SystemClock
 from ..basis.codec import Payloads
 from ..basis.errors import HoldfastError, StoreClosed, ValidationError
 from ..basis.ids import Ids
-from ..basis.text import error_text, shown
+from ..basis.text import clean, error_text, shown
 from ..commit.reply import LazyReply, Reply, answer, answer_with
 from ..model.options import Options
-from ..model.retry import Retry
+from ..model.retry import LONGEST_MAX_DELAY, Retry
 from ..rules.retry import delay_before
-from .errors import ServerError, ServerUnavailable, error_of
+from .errors import ServerUnavailable, error_of, no_answer_of_ours
 
 try:
     import httpx
@@ -47,6 +47,7 @@ Headers = Mapping[str, str] | Callable[[], Mapping[str, str]]
 Work = Callable[[], Coroutine[Any, Any, T]]
 
 _log = logging.getLogger("holdfast")
+_sleep = asyncio.sleep
 
 _CLOSED = "This client has been closed."
 #: What the name of a header may be.
@@ -188,23 +189,26 @@ class Line:
 
     # -- requests ----------------------------------------------------------------------------------------------
 
-    async def get(self, path: str, params: Params = (), *, retry: Retry | None = None) -> Any:
+    async def get(
+        self, path: str, params: Params = (), *, read: Callable[[Any], T], retry: Retry | None = None
+    ) -> T:  # fmt: skip
         """What a read answers."""
-        return await self.ask("GET", path, params, is_safe=True, retry=retry)
+        return await self.ask("GET", path, params, read=read, is_safe=True, retry=retry)
 
     async def ask(
-        self, method: str, path: str, params: Params = (), body: Any = None, *, is_safe: bool,
-        retry: Retry | None = None,
-    ) -> Any:  # fmt: skip
-        """The document that is answered. The library's errors; `ServerUnavailable` if there is no answer.
+        self, method: str, path: str, params: Params = (), body: Any = None, *, read: Callable[[Any], T],
+        is_safe: bool, retry: Retry | None = None,
+    ) -> T:  # fmt: skip
+        """What `read` makes of the document that is answered. `ServerUnavailable` if there is no answer.
 
-        `retry`: that of the line unless given.
+        Else the library's errors, and `ServerError` for an answer that can't be read. `retry`: that of the line unless
+        given.
         """
         retry = retry or self.retry
         failures, was_lost = 0, False
         while True:
             try:
-                return await self._once(method, path, params, body)
+                return read_by(read, await self._once(method, path, params, body), f"{method} {self!r}{path}")
             except ServerUnavailable as error:
                 failures += 1
                 was_lost = was_lost or not error.is_unsent
@@ -218,8 +222,9 @@ class Line:
 
     async def rest(self, failures: int, at_least: float = 0.0, retry: Retry | None = None) -> None:
         """The pause after so many failures in a row."""
-        pause = delay_before(retry or self.retry, failures, fraction) / 1e6
-        await asyncio.sleep(max(pause, at_least))
+        retry = retry or self.retry
+        pause = delay_before(retry, failures, fraction) / 1e6
+        await _sleep(max(pause, min(at_least, _longest(retry))))
 
     async def _once(self, method: str, path: str, params: Params, body: Any) -> Any:
         content = None if body is None else to_json(body)
@@ -232,11 +237,16 @@ class Line:
             )
         place = f"{method} {self!r}{path}"
         if response.status_code != 200:
-            raise error_of(response.status_code, response.content, place, response.headers.get("retry-after"))
+            raise self._refused(response, response.content, path, place)
         try:
             return from_json(response.content)
-        except ValueError:
-            raise ServerError(f"{place}: the answer is no JSON. Is it the URL of a Holdfast server?", 200) from None
+        except (ValueError, RecursionError):
+            raise no_answer_of_ours(place, "the answer is no JSON") from None
+
+    def _refused(self, response: httpx.Response, body: bytes, path: str, place: str) -> HoldfastError:
+        headers = response.headers
+        points_to = _pointed_to(self.url + path, path, headers.get("location"))
+        return error_of(response.status_code, body, place, headers.get("retry-after"), points_to)
 
     @asynccontextmanager
     async def stream(self, path: str, params: Params, place: str | None) -> AsyncIterator[httpx.Response | None]:
@@ -254,8 +264,11 @@ class Line:
                 yield None
                 return
             if response.status_code != 200:
-                body = await response.aread()
-                raise error_of(response.status_code, body, what, response.headers.get("retry-after"))
+                raise self._refused(response, await response.aread(), path, what)
+            kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+            if kind != "text/event-stream":
+                # A page, for example: waited for, it would be a stream that ends too early, again and again.
+                raise no_answer_of_ours(what, "the answer is no stream of events")
             yield response
 
     def _sent_headers(self) -> dict[str, str]:
@@ -279,12 +292,45 @@ class _told:
 
 def unanswered(error: BaseException, place: str) -> ServerUnavailable:
     """There was no answer. What was sent may have been done."""
-    made = ServerUnavailable(f"{place}: no answer: {error_text(error, 300) or type(error).__name__}")
-    made.is_unsent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
-    return made
+    is_unsent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+    said = error_text(error, 300) or type(error).__name__
+    return ServerUnavailable(f"{place}: no answer: {said}", is_unsent=is_unsent)
+
+
+def read_by(read: Callable[[Any], T], document: Any, place: str) -> T:
+    """What `read` makes of a document. Whatever else answers in JSON is no server of ours.
+
+    All documents are read here: what is missing in one of them, or of another type, is nobody's `KeyError`.
+    """
+    try:
+        return read(document)
+    except Exception as error:
+        raise no_answer_of_ours(place) from error
 
 
 LOST = (httpx.RequestError, httpx.StreamError)
+
+
+def _longest(retry: Retry) -> float:
+    """Seconds that a server may ask us to wait: `max_delay`, or, where that says nothing, the longest delay there is.
+
+    A server that asks for an hour shall not keep somebody who wants to know within a second.
+    """
+    longest = float(retry.max_delay)  # type: ignore[arg-type]
+    if longest < LONGEST_MAX_DELAY:
+        return longest
+    return max(delay_before(retry, number, lambda: 0.0) for number in (1, max(retry.max_retries, 1))) / 1e6
+
+
+def _pointed_to(asked: str, path: str, location: str | None) -> str | None:
+    """What a redirect would have to be given as `url`: where it points, without what was asked there."""
+    if location is None:
+        return None
+    try:
+        parts = urlsplit(urljoin(asked, location))
+    except ValueError:
+        return None
+    return clean(shown_url(urlunsplit(parts._replace(path=parts.path.removesuffix(path), query="", fragment=""))), 500)
 
 
 def _live(loop: asyncio.AbstractEventLoop) -> None:

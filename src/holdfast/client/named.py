@@ -64,8 +64,8 @@ class NamedCall:
             # By its name alone a job has no types that would mend it.
             where = f"{found.path.lstrip('.')}: " if found.path else ""
             raise _invalid(
-                f"{where}{found.reason} when it goes over as JSON. Give texts, numbers, lists and dicts, or use the "
-                "job by its definition, with annotated parameters",
+                f"{where}{found.reason} when it goes over as JSON. Give texts, finite numbers, lists and dicts, or use "
+                "the job by its definition, with annotated parameters",
                 (),
             )
         if not isinstance(value, dict):

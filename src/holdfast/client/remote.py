@@ -30,6 +30,7 @@ from ..model.run import RunStatus
 from ..rules.lifecycle import Cause
 from ..run import Run
 from .client import AnyCall, Client
+from .documents import success
 from .errors import Refused, ServerError
 from .line import Headers
 from .named import NamedCall
@@ -134,7 +135,8 @@ class Elsewhere:
 
         async def work() -> None:
             try:
-                await line.ask("POST", "/cancel", [("runId", run_id)], is_safe=True, retry=line.patience)
+                asked = [("runId", run_id)]
+                await line.ask("POST", "/cancel", asked, read=success, is_safe=True, retry=line.patience)
             except (ConflictError, NotFoundError):
                 pass  # it has ended, perhaps by an answer that was lost
 

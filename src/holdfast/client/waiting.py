@@ -16,7 +16,8 @@ from ..commit.reply import LazyReply, Reply, answer
 from ..engine.subscription import Subscription
 from ..model.event import Event
 from ..model.retry import Retry
-from ..model.run import RunStatus
+from ..model.run import RunRow, RunStatus
+from .documents import run_row
 from .errors import ServerUnavailable
 from .following import follow
 from .line import Line
@@ -29,25 +30,23 @@ _given = threading.local()
 _TERMINAL = frozenset(str(status) for status in RunStatus.terminal())
 
 
-async def record(line: Line, run_id: str, retry: Retry | None = None) -> Any:
-    """The document of the run. `NotFoundError` if there is none."""
+async def record(line: Line, run_id: str, retry: Retry | None = None) -> RunRow:
+    """The row of the run. `NotFoundError` if there is none."""
     try:
-        return await line.get("/run/record", [("runId", run_id)], retry=retry)
+        return await line.get("/run/record", [("runId", run_id)], read=run_row, retry=retry)
     except NotFoundError as error:
         if error.message == "Run not found":
             raise NotFoundError(f"Run not found: {run_id}") from None
         raise
 
 
-async def ended(line: Line, run_id: str, document: Any = None) -> Any:
-    """The document of the run once it has ended. `document`: as it was a moment ago."""
+async def ended(line: Line, run_id: str) -> RunRow:
+    """The row of the run once it has ended."""
     failures = 0
     while True:
-        if document is None:
-            document = await record(line, run_id, line.patience)
-        if document["state"] in _TERMINAL:
-            return document
-        document = None
+        row = await record(line, run_id, line.patience)
+        if row.status in _TERMINAL:
+            return row
 
         async def give(event: Event) -> None:
             if event.type == "run:delete":
