@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
+from ..basis.errors import ValidationError
+from ..basis.text import shown
 from .messages import MOST_HEADER_BYTES, MOST_HEADERS, MOST_QUERY_BYTES, Reject, Request
 
 #: By these names only this machine is reached, whatever a name server says of others.
@@ -56,6 +59,14 @@ def host_name(given: str) -> str:
     return name.partition(":")[0].removesuffix(".")
 
 
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
 def is_local(request: Request) -> bool:
     """Whether who asks is on this machine, and not behind a proxy that is."""
     if any(request.header(name) is not None for name in _PASSED_ON):
@@ -76,14 +87,53 @@ def check_origin(request: Request, origins: Collection[str]) -> None:
     origin, site = request.header("origin"), request.header("sec-fetch-site")
     if origin is None and site is None:
         return  # no browser
-    if origin is not None and origin in origins:
+    if origin is not None and origin.lower() in origins:
         return
     same = origin is not None and _place(origin) == (request.header("host") or "").strip().lower()
     if (origin is not None and not same) or site in ("cross-site", "same-site"):
-        raise Reject(403, "Requests of pages of other sites are not allowed.")
+        # The commonest reason is a page of one's own, and it is the operator who reads this first.
+        named = f": origins=[{shown(origin)}]" if origin else " in origins="
+        raise Reject(
+            403,
+            "Requests of pages of other sites are not allowed. If it is a page of yours, name its origin where these "
+            f"routes are made{named}.",
+        )
     kind = (request.header("content-type") or "").partition(";")[0].strip().lower()
     if kind in _FORMS:
         raise Reject(415, "A form is no request. Send Content-Type: application/json.")
+
+
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+_HOST = re.compile(r"[a-z0-9._-]+")
+#: A browser leaves them out.
+_USUAL = {"http": ":80", "https": ":443"}
+
+
+def known_origin(given: str) -> str:
+    """An origin as browsers send it. `ValidationError` for what none of them would ever send."""
+    found = _ORIGIN.fullmatch(given.strip().lower().removesuffix("/"))
+    if found is None:
+        raise ValidationError(
+            f"origins: {shown(given)} is no origin. Write scheme and host, and a port that is not the usual one, as in "
+            "'https://ui.example' or 'http://localhost:3000': no path, no '*', and xn--… for other letters."
+        )
+    scheme, host, port = found.groups("")
+    return f"{scheme}://{host}{'' if port == _USUAL.get(scheme) else port}"
+
+
+def known_host(given: str) -> str:
+    """A name by which requests may come, in one form; "*" for all. `ValidationError` for what no request comes by."""
+    if given == "*":
+        return given
+    name = given.strip().lower()
+    if not _is_address(name):
+        name = host_name(name)
+    if "/" in given or (_HOST.fullmatch(name) is None and not _is_address(name)):
+        raise ValidationError(
+            f"hosts: {shown(given)} is no name of a host. Write it without scheme and path, as in 'api.example' or "
+            "'10.0.0.7', each by itself (there is no '*.example'), xn--… for other letters, and '*' for all names."
+        )
+    return name
 
 
 def _place(origin: str) -> str | None:

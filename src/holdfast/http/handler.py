@@ -18,7 +18,7 @@ from ..basis.errors import HoldfastError, NotKept, SchemaError, StoreError, Vali
 from ..basis.text import error_text, shown
 from .asked import Asked
 from .auth import Auth, Insecure, called, labels_of_tenant
-from .guard import LOCAL_HOSTS, check_host, check_origin, check_sizes, host_name, is_local
+from .guard import LOCAL_HOSTS, check_host, check_origin, check_sizes, is_local, known_host, known_origin
 from .messages import Reject, Request, Response, error_response, not_found, stream_response
 from .naming import check_query
 from .need import Need
@@ -98,8 +98,8 @@ class Handler:
         # Without auth nobody but this machine may ask, so a name of this machine is all that is needed.
         self.hosts: frozenset[str] | None = frozenset(LOCAL_HOSTS) if auth is None else None
         if hosts is not None:
-            self.hosts = frozenset(host_name(name) for name in _listed("hosts", hosts))
-        self.origins: frozenset[str] = frozenset(origin.rstrip("/") for origin in _listed("origins", origins))
+            self.hosts = frozenset(known_host(name) for name in _listed("hosts", hosts))
+        self.origins: frozenset[str] = frozenset(known_origin(origin) for origin in _listed("origins", origins))
         most = app._engine.options.max_input_bytes + _BESIDE_INPUT if max_body is None else max_body
         self.max_body: int = _counted("max_body", most, 1)
         self.max_page: int = _counted("max_page", max_page, 1)
