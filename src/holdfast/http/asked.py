@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from ..basis.errors import StoreError, ValidationError
-from ..basis.text import error_text
+from ..basis.text import clean, error_text, shown
 from ..engine.arguments import checked_statuses, checked_text
 from ..engine.call import tenant_text
 from ..engine.registry import checked_labels
 from ..run import Run
-from .auth import Auth, RunScope, called
+from .auth import Auth, RunScope, called, checked_scope
 from .messages import Reject, Request
 from .need import Need
 from .wire import STATUSES, statuses_of
@@ -108,11 +109,19 @@ class Asked:
             try:
                 given = from_json(text, allow_inf_nan=False)
             except (ValueError, RecursionError):
+                coding = (self.request.header("content-encoding") or "identity").strip().lower()
+                if coding != "identity":  # whoever decoded it on the way may have left the header
+                    what = f"The body is encoded: {shown(coding)}. Send it as it is, without Content-Encoding."
+                    raise Reject(415, what) from None
                 raise ValidationError("The body is not valid JSON.") from None
             if not isinstance(given, dict):
                 raise ValidationError("The body must be a JSON object.")
             if _is_deeper(given, DEEPEST):
                 raise ValidationError(f"The body is nested more than {DEEPEST} levels deep.")
+            # 1e999 is read as infinite, which JSON can't tell. Written again, it shows; that takes less than a look at
+            # each value would.
+            if b"Infinity" in to_json(given) and (path := _too_large(given)) is not None:
+                raise ValidationError(f"{path}: the number is too large. Send a smaller one, or a text.")
             self._body = given
         return self._body
 
@@ -176,10 +185,7 @@ class Asked:
             if subscribes and self.auth.scope_runs_subscribe is not None:
                 hook, name = self.auth.scope_runs_subscribe, "scope_runs_subscribe"
             if hook is not None:
-                given = await called(name, hook, self.who, scope)
-                if not isinstance(given, Mapping):
-                    raise TypeError(f"{name} gave no scope, but {type(given).__name__}")
-                scope = cast("RunScope", {**given})
+                scope = checked_scope(name, await called(name, hook, self.who, scope))
         labels = scope.get("labels") or {}
         if not all(labels.get(key, value) == value for key, value in self.tenant.items()):
             self.sees_nothing = True
@@ -193,7 +199,8 @@ class Asked:
         scope = RunScope()
         names = [value for key, value in self.params if key == "jobName"]
         if names:
-            scope["job_name"] = names
+            # Here, where it is who asks that is told of it: what a hook gives is the application's.
+            scope["job_name"] = [checked_text(one, "jobName") for one in names]
         if labels := {key[6:]: value for key, value in self.params if key.startswith("label.")}:
             scope["labels"] = checked_labels(labels)
         if self.need is Need.LIST_SUBSCRIBE:
@@ -230,6 +237,20 @@ class Asked:
         """The statuses of the scope, as they are stored."""
         given = self.scope.get("status") or []
         return tuple(ours for one in ([given] if isinstance(given, str) else given) for ours in statuses_of(one))
+
+
+def _too_large(value: Any) -> str | None:
+    """The path of a number that is infinite; None if there is none."""
+    left: list[tuple[str, Any]] = [("", value)]
+    while left:
+        path, one = left.pop()
+        if isinstance(one, float) and math.isinf(one):
+            return clean(path, 200)
+        if isinstance(one, dict):
+            left += [(f"{path}.{key}" if path else key, inner) for key, inner in one.items()]
+        elif isinstance(one, list):
+            left += [(f"{path}[{index}]", inner) for index, inner in enumerate(one)]
+    return None
 
 
 def _is_deeper(value: Any, levels: int) -> bool:

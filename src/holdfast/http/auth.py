@@ -11,26 +11,38 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 from ..basis.errors import HoldfastError, StoreError, ValidationError
 from ..basis.text import error_text, shown
+from ..engine.arguments import checked_count, checked_text
 from ..engine.call import checked_tenant
+from ..engine.registry import checked_labels
+from ..model.run import RunStatus
 from .aside import aside
 from .messages import Reject, Request
+from .wire import STATUSES
 
 #: Seconds that a hook may take.
 PATIENCE = 10.0
 
 
 class RunScope(TypedDict, total=False):
-    """Which runs a list or a stream is about: what a scope hook gets, and gives back, changed or not."""
+    """Which runs a list or a stream is about: what a scope hook gets, and gives back, changed or not.
+
+    What is left out is not looked at: without `job_name` it is about all jobs. Nothing else may stand in it.
+    """
 
     job_name: str | list[str]
+    """Runs of this job, or of any of these; of none, if the list is empty."""
     status: str | list[str]
+    """The same of statuses."""
     labels: dict[str, str]
+    """Runs that have all of these."""
     limit: int
+    """At most so many."""
     offset: int
+    """Leave out so many, the newest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +112,44 @@ async def _given(hook: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     if isinstance(given, Awaitable):
         given = await given
     return given
+
+
+_STATUSES = frozenset({*STATUSES, *(str(status) for status in RunStatus)})
+
+
+def checked_scope(hook: str, given: object) -> RunScope:
+    """The scope that a hook gave. `TypeError` if it is none: what is not understood would show everything.
+
+    Not an error of who asks: it is the application that has to be mended.
+    """
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{hook} gave no scope, but {type(given).__name__}")
+    known = RunScope.__annotations__
+    for key, value in given.items():
+        if key not in known:
+            raise TypeError(f"{hook}: {shown(key)}: a scope has no such key. There are {', '.join(known)}.")
+        if (wrong := _wrong(key, value)) is not None:
+            raise TypeError(f"{hook}: {key}: {shown(value)} {wrong}. Leave the key out if it does not matter.")
+    return cast("RunScope", {**given})
+
+
+def _wrong(key: str, value: object) -> str | None:
+    """What is wrong with a value of a scope; None if nothing is."""
+    try:
+        if key == "labels":
+            checked_labels(value)
+        elif key in ("limit", "offset"):
+            checked_count(value, key)
+        elif not isinstance(value, str | list | tuple | set | frozenset):
+            return "is neither a text nor a list of texts"
+        else:
+            for one in [value] if isinstance(value, str) else value:
+                checked_text(one, key)
+                if key == "status" and one and one not in _STATUSES:
+                    return f"is no status, or has one that is none. There are {', '.join(STATUSES)}"
+    except (ValidationError, TypeError) as error:
+        return f"can't be used ({error_text(error, 300)})"
+    return None
 
 
 async def labels_of_tenant(auth: Auth, who: Any) -> dict[str, str]:

@@ -19,7 +19,7 @@ _ERRORS = {
     "409": "The run, or its key, does not allow it now.",
     "413": "What was sent is too large.",
     "414": "The query is too long.",
-    "415": "What was sent is a form.",
+    "415": "What was sent is a form, or encoded.",
     "431": "The headers are too large.",
     "500": "Something went wrong with us. The log has it.",
     "503": "The database can't serve us now, or there are too many streams.",

@@ -43,7 +43,7 @@ async def one_run(asked: Asked) -> Response:
 
 
 async def steps(asked: Asked) -> Response:
-    """Saved steps, by their index, as the ancestor has them: none once the run has ended by itself."""
+    """Saved steps, by their index; none once the run has ended by itself. `/run/steps` has them then, too."""
     run = asked.run
     if run.status in _STEPS_GO and not asked.app._engine.options.preserve_steps:
         return json_response([])
@@ -135,7 +135,7 @@ async def openapi(asked: Asked) -> Response:
     """What there is to ask."""
     from .routes import ROUTES
 
-    return json_response(document(ROUTES, quote(asked.request.root + asked.handler.base_path)))
+    return json_response(document(ROUTES, quote(asked.request.root.rstrip("/") + asked.handler.base_path)))
 
 
 def _named(value: Any) -> Any:
