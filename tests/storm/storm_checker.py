@@ -26,9 +26,11 @@ MORE_TASKS = 2
 MORE_RSS = 48 << 10
 #: What a job's log says after each step.
 _SAYS = "is done"
-#: What the doctor may find: this SQLite, the row that was made unreadable, dead rows after minutes of writing, and a
-#: notification that is slow on a machine this busy.
-_KNOWN = ("sqlite", "payloads", "dead rows", "notifications")
+#: The job of a run that nobody can take.
+UNKNOWN_JOB = "nobody knows this job"
+#: What the doctor may find: this SQLite, the row that was made unreadable, the run that nobody can take, dead rows after
+#: minutes of writing, and a notification that is slow on a machine this busy.
+_KNOWN = ("sqlite", "payloads", "runs that nobody takes", "dead rows", "notifications")
 
 
 class StormChecker(Checker):
@@ -377,6 +379,9 @@ class StormChecker(Checker):
             unread = (event["data"] or {}).get("unreadable", []) if event["check"] == "payloads" else []
             others = [one for one in unread if not any(bad_row in one for bad_row in self.bad_rows)]
             self.need(not others, "I19", f"the doctor can't read {others}")
+            for one in (event["data"] or {}).get("untaken", []):
+                known = one == {"job_name": UNKNOWN_JOB, "queue": "default", "runs": 1}
+                self.need(known, "I19", f"the doctor says that nobody takes {one}")
             self.found.counts["findings of the doctor"] += 1
 
 

@@ -30,7 +30,7 @@ import storm_places
 import storm_processes
 from crash_checker import AUDIT, Findings
 from crash_world import ADDRESS
-from storm_checker import StormChecker
+from storm_checker import UNKNOWN_JOB, StormChecker
 from storm_plan import UP, Life, life_of_client, life_of_worker, restarts
 from storm_processes import LEASE
 from storm_world import serve
@@ -51,7 +51,7 @@ _NOTHING_ENDS = ("pending", "leased", "waiting")
 BAD_ROWS = {
     "bad-input": ("order", "this is no JSON", None, "failed"),
     "bad-retry": ("again", '{"n": 1}', "this is no retry", "failed"),
-    "bad-job": ("nobody knows this job", '{"n": 1}', None, "pending"),
+    "bad-job": (UNKNOWN_JOB, '{"n": 1}', None, "pending"),
 }
 
 
