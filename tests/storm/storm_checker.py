@@ -28,8 +28,8 @@ MORE_RSS = 48 << 10
 _SAYS = "is done"
 #: The job of a run that nobody can take.
 UNKNOWN_JOB = "nobody knows this job"
-#: What the doctor may find: this SQLite, the row that was made unreadable, the run that nobody can take, dead rows after
-#: minutes of writing, and a notification that is slow on a machine this busy.
+#: What the doctor may find: this SQLite, the row that was made unreadable, the run that nobody can take, dead rows
+#: after minutes of writing, and a notification that is slow on a machine this busy.
 _KNOWN = ("sqlite", "payloads", "runs that nobody takes", "dead rows", "notifications")
 
 
