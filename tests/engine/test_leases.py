@@ -171,7 +171,9 @@ def test_s2_a_blocked_event_loop_loses_no_leases(house: House) -> None:
     assert house.calls == ["after"]
 
 
-def test_s9_the_keeper_commits_by_itself_when_the_line_stands_still(house: House) -> None:
+def test_s9_the_keeper_commits_by_itself_when_the_line_stands_still(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     house.app.init().wait(LONG)
     run_id = house.begin(house.hold)
     committer, worker = house.app._engine.committer, house.app._engine.worker
@@ -182,6 +184,12 @@ def test_s9_the_keeper_commits_by_itself_when_the_line_stands_still(house: House
     house.clock.advance(LEASE / 3)  # the renewal joins the line, where nothing moves
     until(lambda: committer.backlog > 0, "a renewal in the line")
     before, steps = house.column(run_id, "lease_expires_at"), iter(range(15))
+    opened, store = list[Any](), house.app._engine.store
+    connect, disconnect = store.connect, store.disconnect
+    monkeypatch.setattr(store, "connect", lambda **options: [opened.append(made := connect(**options)), made][1])
+    monkeypatch.setattr(
+        store, "disconnect", lambda one: (opened.remove(one) if one in opened else None, disconnect(one))
+    )
 
     def renewed() -> bool:
         if next(steps, None) is not None:  # in steps, for nobody sees when the keeper has begun to wait
@@ -190,6 +198,7 @@ def test_s9_the_keeper_commits_by_itself_when_the_line_stands_still(house: House
 
     until(renewed, "a renewal beside the line")
     assert committer.rounds == rounds
+    until(lambda: not opened, "no connection left, for the line may need it")
 
 
 def test_s2_a_refused_renewal_aborts_the_run_as_lease_lost(house: House) -> None:

@@ -162,9 +162,6 @@ class LeaseKeeper:
                     self._hub.report(error, "lease-renewal")
         finally:
             self._next_renewal = float("inf")
-            if self._own is not None:
-                self._committer.store.disconnect(self._own)
-                self._own = None
 
     def drop_expired(self) -> None:
         """Stop what executes under a lease that is over by our own clock, or can't come to its end."""
@@ -202,16 +199,20 @@ class LeaseKeeper:
 
     def _renew_beside(self, renewals: list[Renewal]) -> list[bool]:
         store = self._committer.store
-        if self._own is None:
-            self._own = store.connect()
-        tx = store.begin(self._own)
+        own = self._own = store.connect()
         try:
-            renewed = store.renew_leases(tx, renewals)
-            store.commit(tx)
-        except BaseException:
-            store.rollback(tx)
-            raise
-        return renewed
+            tx = store.begin(own)
+            try:
+                renewed = store.renew_leases(tx, renewals)
+                store.commit(tx)
+            except BaseException:
+                store.rollback(tx)
+                raise
+            return renewed
+        finally:
+            # Not kept: where no more are to be had the line needs it, or nothing would go on, under leases that last.
+            self._own = None
+            store.disconnect(own)
 
 
 _parents: list[Any] = []
