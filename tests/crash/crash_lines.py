@@ -126,6 +126,8 @@ class PostgresLine(Line):
         executed = _EXECUTED.findall(sql)
         if not executed:
             return super().names(connection, sql)
+        if connection.closed:  # nobody hears it, and nobody knows of which session it was
+            return []
         begins = ["begin"] if sql.startswith("begin isolation") else []
         # What is asked with it when it begins has no name.
         ends = ["commit"] if sql.endswith("; commit") else []
