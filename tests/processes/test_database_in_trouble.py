@@ -392,7 +392,7 @@ def test_a_disk_that_is_really_full(path: Path) -> None:
             for run_id in ids:
                 ended = app.wait_for_run(run_id).wait(60)
                 assert ended.status == "completed", ended.error
-            say("all", len(ids) > 20)
+            say("all", len(ids) > 5)  # the worker writes into the same 2 MiB meanwhile, more or less
             assert keep.run("again").wait(30) == 5
         with sqlite3.connect(path) as connection:
             say(connection.execute("pragma integrity_check").fetchone()[0])
