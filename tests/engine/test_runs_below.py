@@ -83,6 +83,20 @@ def test_s7_what_a_call_below_comes_to_is_what_the_run_above_gets() -> None:
     assert run.generation == 4
 
 
+@pytest.mark.parametrize("whose", [None, {"user": "ada"}], ids=["of nobody", "of another one"])
+def test_a_run_below_another_can_not_be_of_somebody_else(whose: dict[str, str] | None) -> None:
+    @job
+    async def above(step: Step) -> int:
+        return await step.call(double.options(tenant={"user": "bob"}).bind(1))
+
+    with app_for_tests(above, double) as app:
+        run = app.get_job("above").options(tenant=whose).trigger().wait()
+        drain(app).wait()
+        run = run.refresh().wait()
+        assert (run.status, len(app.get_runs().wait())) == ("failed", 1)
+        assert "a run below another is of whom that one is" in str(run.error)
+
+
 def test_s7_the_error_of_a_call_is_the_same_when_it_is_replayed() -> None:
     seen: list[Any] = []
 

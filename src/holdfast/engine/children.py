@@ -136,6 +136,10 @@ class Asking:
             raise ValidationError(
                 f"{verb}: calls[{index}]: a run below another has no idempotency_key, and no coalesce=."
             )
+        if call.options.tenant not in ("", self._execution.row.tenant):
+            raise ValidationError(
+                f"{verb}: calls[{index}]: a run below another is of whom that one is: leave tenant= out, or trigger it."
+            )
         if verb != "spawn":
             self._refuse_a_circle(call, f"{verb}: calls[{index}]")
 
