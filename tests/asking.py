@@ -7,7 +7,7 @@ import contextlib
 import json
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import uvicorn
@@ -173,3 +173,13 @@ def serving(web: Any, **options: Any) -> Iterator[str]:
         thread.join(PATIENCE)
         bound.close()
         assert not thread.is_alive()
+
+
+def asking_of(app: Holdfast, test: Callable[[Asking], Awaitable[None]], **options: Any) -> None:
+    """The test, with a handler of this app, in a loop of its own."""
+
+    async def main() -> None:
+        async with app:
+            await test(Asking(app, **options))
+
+    asyncio.run(main())

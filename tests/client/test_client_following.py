@@ -365,7 +365,7 @@ def test_the_blocks_of_a_stream_are_found_in_one_pass_wherever_it_is_cut() -> No
 
 @forms
 def test_a_subscription_keeps_the_client_that_nobody_else_holds(form: str, served: Served) -> None:
-    run = served.app.get_job("import-rows").trigger(2).wait(PATIENCE)  # type: ignore[union-attr]
+    run = served.app.get_job("import-rows").trigger(2).wait(PATIENCE)  # type: ignore[union-attr]  # it is there
     seen: list[str] = []
     if form == "sync":
         for event in Client(served.url).subscribe(run.id):
@@ -384,7 +384,7 @@ def test_a_subscription_keeps_the_client_that_nobody_else_holds(form: str, serve
 
 
 def test_a_client_whose_subscription_is_let_go_is_closed(idle: Served) -> None:
-    run = idle.app.get_job("asks").trigger().wait(PATIENCE)  # type: ignore[union-attr]
+    run = idle.app.get_job("asks").trigger().wait(PATIENCE)  # type: ignore[union-attr]  # it is there
     subscription = Client(idle.url).subscribe(run.id)
     with contextlib.suppress(TimeoutError):
         while subscription.next_within(0.1) is not None:

@@ -420,7 +420,7 @@ def test_a_redirect_to_nowhere_is_said_to_be_one() -> None:
 
 
 def test_a_client_that_nobody_holds_answers_what_was_asked_of_it(idle: Served) -> None:
-    run = idle.app.get_job("asks").trigger().wait(PATIENCE)  # type: ignore[union-attr]
+    run = idle.app.get_job("asks").trigger().wait(PATIENCE)  # type: ignore[union-attr]  # it is there
     assert len(Client(idle.url).get_jobs().wait(PATIENCE)) > 1
     assert Client(idle.url).get_steps(run.id).wait(PATIENCE) == []
     assert Client(idle.url).get_logs(run.id).wait(PATIENCE) == []

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import queue
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -200,22 +200,22 @@ def test_who_starts_where_nothing_is_to_be_migrated_waits_for_nobody_and_keeps_n
 
 
 def test_others_go_on_while_a_migration_waits_for_a_backup_to_end(
-    postgres_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgres, "_OTHERS_GO", 0.2)
-    old = PostgresStore(postgres_url)
+    old, new = PostgresStore(postgres_url), PostgresStore(postgres_url, schema=NEXT)
     old.migrate()
-    link, made = old.open(), list[str]()
-    migrating = threading.Thread(target=lambda: made.extend(PostgresStore(postgres_url, schema=NEXT).migrate()))
+    link, made, told = old.open(), list[str](), queue.SimpleQueue[str]()
+    monkeypatch.setattr(new, "say_once", told.put)
+    migrating = threading.Thread(target=lambda: made.extend(new.migrate()))
     with in_use(postgres_url, "holdfast_migrations"):
         migrating.start()
-        for _ in range(10):
+        for _ in range(3):
+            assert told.get(timeout=20).startswith("waiting to migrate: ")
             old.commit(old.begin(link))
-            time.sleep(0.1)  # it is the others' lock that time is given to
         assert not made
     migrating.join(20)
     assert made == ["0002_colour"]
-    assert "waiting to migrate" in caplog.text
     with pytest.raises(SchemaError, match="upgrade the package"):
         old.begin(link)
     old.disconnect(link)

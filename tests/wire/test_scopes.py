@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from asking import Asking
+from asking import Asking, asking_of
 from holdfast import job
 from holdfast.http import Auth
 from house import House
@@ -19,11 +18,7 @@ async def nothing() -> None: ...
 
 
 def run(test: Callable[[Asking], Any], house: House, **options: Any) -> None:
-    async def main() -> None:
-        async with house.app(nothing, worker=False) as app:
-            await test(Asking(app, **options))
-
-    asyncio.run(main())
+    asking_of(house.app(nothing, worker=False), test, **options)
 
 
 @pytest.mark.parametrize(

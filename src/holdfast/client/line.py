@@ -24,6 +24,7 @@ from pydantic_core import from_json, to_json
 from ..basis.chance import fraction
 from ..basis.clock import Clock, SystemClock
 from ..basis.codec import Payloads
+from ..basis.durations import seconds
 from ..basis.errors import HoldfastError, StoreClosed, ValidationError
 from ..basis.ids import Ids
 from ..basis.text import clean, error_text, shown
@@ -316,7 +317,7 @@ def _longest(retry: Retry) -> float:
 
     A server that asks for an hour shall not keep somebody who wants to know within a second.
     """
-    longest = float(retry.max_delay)  # type: ignore[arg-type]
+    longest = seconds(retry.max_delay, "max_delay")
     if longest < LONGEST_MAX_DELAY:
         return longest
     return max(delay_before(retry, number, lambda: 0.0) for number in (1, max(retry.max_retries, 1))) / 1e6

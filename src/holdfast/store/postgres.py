@@ -327,8 +327,8 @@ class PostgresStore(PostgresPostponed, PostgresMovable):
         self._refuse_newer(connection, version)
         if version < self.schema.newest:
             return False
-        found = connection.execute(self._q("select value from holdfast_meta where key = 'database_id'")).fetchone()
-        self._known = self._known if found is None else str(found[0])
+        found = self._find_id(connection)
+        self._known = found or self._known
         return found is not None
 
     def _migrate(self, connection: Link) -> list[str]:
@@ -415,11 +415,15 @@ class PostgresStore(PostgresPostponed, PostgresMovable):
         return int(found[0]) if found else 0
 
     def database_id(self, connection: Link) -> str:
-        text = self._q("select value from holdfast_meta where key = 'database_id'")
-        found = connection.execute(text).fetchone()
+        found = self._find_id(connection)
         if found is None:
             raise self._no_tables()
-        return str(found[0])
+        return found
+
+    def _find_id(self, connection: Link) -> str | None:
+        text = self._q("select value from holdfast_meta where key = 'database_id'")
+        found = connection.execute(text).fetchone()
+        return None if found is None else str(found[0])
 
     # -- the caller's own transaction --------------------------------------------------------------------------
 
